@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What drakmet writes down. A record class *is* a table: its fields are the columns, its docs the documentation.
+
+A field is annotated with its type and one sentence::
+
+    class FileRemoved(EventRecord):
+        \"\"\"A name was removed from a directory.\"\"\"
+
+        path: Annotated[str | None, "the name, from the root of the process's mount namespace"] = None
+
+Types are ``int``, ``float``, ``bool``, ``str``, ``bytes``, `Address`, and ``list[str]`` and ``list[int]`` (kept as
+JSON), each also ``| None``. Strings from a guest are guest text (`drakmet.text`). What could not be read is ``None``
+and its name stands in the record's ``unreadable`` column: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import types
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+
+import msgspec
+
+from drakmet.errors import PluginError
+
+ADDRESS = "address"
+"""Marks an unsigned 64-bit address; SQLite keeps it as a signed integer (`to_signed`)."""
+
+Address = Annotated[int, ADDRESS]
+
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SQL_TYPES = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB"}
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """A row of the table that is named like the class: ``FileOpen`` goes to ``file_open``."""
+
+    table: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Give every record class its table's name."""
+        super().__init_subclass__()
+        if "table" not in cls.__dict__:
+            cls.table = _WORD_START.sub("_", cls.__name__).lower()
+
+
+class EventRecord(Record):
+    """Something that happened in a guest at a moment."""
+
+    session: Annotated[int, "session.id of the run that saw it"] = 0
+    time: Annotated[int, "when it was seen: nanoseconds since 1970-01-01 UTC by the monitoring host's clock"] = 0
+    vcpu: Annotated[int | None, "number of the vCPU that ran it"] = None
+    process: Annotated[int | None, "process.id of the process that did it; null if it could not be told"] = None
+    unreadable: Annotated[str | None, "columns that could not be read, with commas; null if all were"] = None
+
+
+class Host(Record):
+    """A machine that was watched from: a Xen host, or where an image or log came from."""
+
+    id: Annotated[int, "number of the host in this file"]
+    name: Annotated[str, "host name of dom0, or as given"]
+    xen: Annotated[str | None, "version of the hypervisor"] = None
+
+
+class Guest(Record):
+    """A guest that was watched or read."""
+
+    id: Annotated[int, "number of the guest in this file"]
+    host: Annotated[int, "host.id"]
+    name: Annotated[str, "the domain's name, or as given"]
+    uuid: Annotated[str | None, "the domain's UUID"] = None
+    os: Annotated[str | None, "linux or windows"] = None
+    kernel: Annotated[str | None, "the kernel's banner"] = None
+    build_id: Annotated[str | None, "the kernel's GNU build-id, in hex"] = None
+
+
+class Session(Record):
+    """One run of drakmet over one guest."""
+
+    id: Annotated[int, "number of the session in this file"]
+    guest: Annotated[int, "guest.id"]
+    source: Annotated[str, "the URI it came from, such as xen:web1 or replay:run.drec"]
+    begin: Annotated[int, "nanoseconds since 1970-01-01 UTC"]
+    end: Annotated[int | None, "nanoseconds since 1970-01-01 UTC; null while it runs, or if it was cut off"] = None
+    outcome: Annotated[str | None, "how it ended: done, guest gone, or the error"] = None
+    drakmet: Annotated[str | None, "drakmet's version"] = None
+    paused_attach: Annotated[int | None, "nanoseconds the guest was paused to attach"] = None
+    paused_detach: Annotated[int | None, "nanoseconds the guest was paused to detach"] = None
+
+
+class Process(Record):
+    """A process as it was from one moment on: a new row whenever what it executes, its name or its user changes."""
+
+    id: Annotated[int, "number of this row; what event records call process"]
+    session: Annotated[int, "session.id"]
+    time: Annotated[int, "when it was first seen like this: nanoseconds since 1970-01-01 UTC"]
+    pid: Annotated[int | None, "process id (the kernel's tgid) in the first pid namespace"] = None
+    tid: Annotated[int | None, "id of the thread that was seen (the kernel's pid)"] = None
+    ppid: Annotated[int | None, "process id of its real parent"] = None
+    start_time: Annotated[
+        int | None, "nanoseconds from the guest's boot to its start; with pid it names the process"
+    ] = None
+    comm: Annotated[str | None, "the kernel's 15-byte name of it"] = None
+    exe: Annotated[str | None, "path of the file it executes; null for a kernel thread"] = None
+    uid: Annotated[int | None, "real user id"] = None
+    euid: Annotated[int | None, "effective user id"] = None
+    gid: Annotated[int | None, "real group id"] = None
+    kernel_thread: Annotated[bool | None, "whether it is a kernel thread"] = None
+    container: Annotated[str | None, "container id from its cgroup's path; null if it is in none"] = None
+    pid_ns: Annotated[int | None, "inode number of its pid namespace"] = None
+    mnt_ns: Annotated[int | None, "inode number of its mount namespace"] = None
+    net_ns: Annotated[int | None, "inode number of its network namespace"] = None
+    unreadable: Annotated[str | None, "columns that could not be read, with commas; null if all were"] = None
+
+
+class Coverage(Record):
+    """An interval in which a trap was armed, or was not and why."""
+
+    session: Annotated[int, "session.id"]
+    plugin: Annotated[str, "whose trap it is"]
+    trap: Annotated[str, "the trap's name"]
+    tables: Annotated[list[str], "tables that the trap fills"]
+    begin: Annotated[int, "nanoseconds since 1970-01-01 UTC"]
+    end: Annotated[int | None, "nanoseconds since 1970-01-01 UTC; null while it lasts"] = None
+    gap: Annotated[str | None, "null: it was armed; else why it saw nothing, or not all"] = None
+    missed: Annotated[int | None, "hits known to be lost in it"] = None
+
+
+class PluginFault(Record):
+    """An error in a plugin's handler; the watch went on without that hit."""
+
+    session: Annotated[int, "session.id"]
+    time: Annotated[int, "nanoseconds since 1970-01-01 UTC"]
+    plugin: Annotated[str, "its name"]
+    trap: Annotated[str | None, "the trap whose hit it handled"]
+    error: Annotated[str, "type and text of the error, and the place in the plugin's file"]
+
+
+class Finding(Record):
+    """A rule that fired."""
+
+    session: Annotated[int | None, "session.id"]
+    time: Annotated[int, "time of the row it rests on: nanoseconds since 1970-01-01 UTC"]
+    found: Annotated[int, "when the rule was evaluated: nanoseconds since 1970-01-01 UTC"]
+    rule: Annotated[str, "the rule's id"]
+    level: Annotated[str, "informational, low, medium, high or critical"]
+    title: Annotated[str, "the rule's title"]
+    message: Annotated[str, "what happened, in a sentence"]
+    process: Annotated[int | None, "process.id it is about"] = None
+    rests_on: Annotated[str, "JSON: the rows it rests on, as [table, id] pairs"] = "[]"
+
+
+CORE_RECORDS: tuple[type[Record], ...] = (Host, Guest, Session, Process, Coverage, PluginFault, Finding)
+"""The tables of every file, whatever plugins are loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the table, the linter and the generated documentation see it."""
+
+    name: str
+    sql_type: str
+    nullable: bool
+    doc: str
+    is_address: bool = False
+    is_json: bool = False
+    is_bool: bool = False
+
+
+@functools.cache
+def columns(record: type[Record]) -> tuple[Column, ...]:
+    """Return the columns of a record class in their order; raise `PluginError` for a type that no column can hold."""
+    hints = typing.get_type_hints(record, include_extras=True)
+    return tuple(_column(record, name, hints[name]) for name in record.__struct_fields__)
+
+
+def to_signed(address: int) -> int:
+    """Return the signed 64-bit integer under which SQLite keeps an unsigned 64-bit address."""
+    return address - (1 << 64) if address >> 63 else address
+
+
+def to_unsigned(value: int) -> int:
+    """Return the unsigned 64-bit address that `to_signed` made ``value`` from."""
+    return value & ((1 << 64) - 1)
+
+
+def _column(record: type[Record], name: str, hint: Any) -> Column:
+    notes: list[str] = []
+    nullable = False
+    while True:
+        if get_origin(hint) is Annotated:
+            notes.extend(note for note in hint.__metadata__ if isinstance(note, str))
+            hint = hint.__origin__
+        elif get_origin(hint) in (Union, types.UnionType):
+            kept = [member for member in get_args(hint) if member is not type(None)]
+            if len(kept) != 1:
+                break
+            nullable, hint = True, kept[0]
+        else:
+            break
+    doc = next((note for note in notes if note != ADDRESS), "")
+    is_json = get_origin(hint) is list and get_args(hint)[0] in (str, int)
+    sql_type = "TEXT" if is_json else _SQL_TYPES.get(hint)
+    if sql_type is None:
+        raise PluginError(
+            f"{record.__name__}.{name} has type {hint!r}, which no column can hold",
+            hint="use int, float, bool, str, bytes, Address, list[str] or list[int], or one of them | None",
+        )
+    return Column(name, sql_type, nullable, doc, is_address=ADDRESS in notes, is_json=is_json, is_bool=hint is bool)
