@@ -3,16 +3,41 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import mmap
+import struct
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from drakmet.errors import GuestError
+from drakmet.errors import GuestError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Self
 
 PAGE_SIZE = 4096
 PAGE_SHIFT = 12
+PAGE_MASK = PAGE_SIZE - 1
+
+_U64 = struct.Struct("<Q")
 
 
 class Unreadable(GuestError):
-    """Memory that is not there: no frame behind the address, or no translation to one."""
+    """Memory that is not there: no frame behind the address, or no translation to one.
+
+    Also what a decoder returns *in the place of* a value it could not read; it is false, so that
+    ``value or default`` and ``if value`` do what they look like.
+    """
+
+    def __bool__(self) -> bool:
+        return False
+
+    def as_value(self) -> Unreadable:
+        """Return this error fit to be kept as a value: without the frames it was raised through."""
+        self.__context__ = None
+        return self.with_traceback(None)
 
 
 class PhysicalMemory(Protocol):
@@ -27,3 +52,234 @@ class PhysicalMemory(Protocol):
 
     def read_u64(self, gpa: int) -> int:
         """Return the little-endian 64-bit word at ``gpa``; raise `Unreadable` if it is missing."""
+
+
+def missing(gpa: int, length: int) -> Unreadable:
+    """Return the error for ``length`` bytes at ``gpa`` that are not there."""
+    return Unreadable(f"no guest memory at {gpa:#x} ({length} bytes)")
+
+
+def extents(memory: PhysicalMemory) -> Iterator[tuple[int, int]]:
+    """Yield ``(gpa, length)`` of what is worth scanning in ``memory``, in order.
+
+    A memory that has an ``extents()`` of its own is asked; any other is one extent that may have holes.
+    """
+    own: Callable[[], Iterable[tuple[int, int]]] | None = getattr(memory, "extents", None)
+    if own is None:
+        yield 0, memory.size
+    else:
+        yield from own()
+
+
+def read_lenient(memory: PhysicalMemory, gpa: int, length: int) -> bytes:
+    """Return ``length`` bytes at ``gpa`` for a search: pages that are not there read as zero."""
+    try:
+        return memory.read(gpa, length)
+    except Unreadable:
+        pass
+    parts = []
+    end = gpa + length
+    while gpa < end:
+        step = min(PAGE_SIZE - (gpa & PAGE_MASK), end - gpa)
+        try:
+            parts.append(memory.read(gpa, step))
+        except Unreadable:
+            parts.append(bytes(step))
+        gpa += step
+    return b"".join(parts)
+
+
+class ImageMemory:
+    """A flat file of guest RAM, mapped read-only.
+
+    ``regions`` says where the file's bytes lie in the guest, as ``(gpa, file offset, length)``; without it
+    the file starts at guest-physical 0 and has no hole. A QEMU RAM file of more than 2 or 3 GiB has one
+    (below 4 GiB), see `with_hole`.
+    """
+
+    def __init__(self, path: Path, regions: Iterable[tuple[int, int, int]] | None = None) -> None:
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"cannot map the memory image: {reason}", where=str(path)) from error
+        total = len(self._map)
+        self._regions = sorted(regions) if regions is not None else [(0, 0, total)]
+        for start, offset, length in self._regions:
+            if min(start, offset) < 0 or length <= 0 or offset + length > total:
+                raise UsageError(f"region {start:#x}+{length:#x} lies outside the image", where=str(path))
+        if any(one[0] + one[2] > two[0] for one, two in pairwise(self._regions)):
+            raise UsageError("two regions of the image overlap", where=str(path))
+        self._first = self._regions[0][2] if self._regions[0][:2] == (0, 0) else 0
+
+    @classmethod
+    def with_hole(cls, path: Path, below: int) -> Self:
+        """Map a file whose first ``below`` bytes are RAM from 0 and whose rest lies from 4 GiB on."""
+        total = path.stat().st_size
+        return cls(path, [(0, 0, below), (1 << 32, below, total - below)] if total > below else None)
+
+    @property
+    def size(self) -> int:
+        """One past the highest guest-physical address of the image."""
+        start, _, length = self._regions[-1]
+        return start + length
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield ``(gpa, length)`` of each region."""
+        for start, _, length in self._regions:
+            yield start, length
+
+    def _locate(self, gpa: int, length: int) -> int:
+        for start, offset, size in self._regions:
+            if start <= gpa and gpa + length <= start + size:
+                return offset + gpa - start
+        raise missing(gpa, length)
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``gpa``."""
+        if gpa < 0 or length < 0 or gpa + length > self._first:
+            gpa = self._locate(gpa, length)
+        return self._map[gpa : gpa + length]
+
+    def read_u64(self, gpa: int) -> int:
+        """Return the 64-bit word at ``gpa``."""
+        if gpa < 0 or gpa + 8 > self._first:
+            gpa = self._locate(gpa, 8)
+        value: int = _U64.unpack_from(self._map, gpa)[0]
+        return value
+
+    def close(self) -> None:
+        """Unmap the file; reading afterwards is an error."""
+        self._map.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _PagedMemory:
+    """Reading out of single pages, for memories that have them one by one."""
+
+    def _page(self, gfn: int) -> bytes:
+        raise NotImplementedError
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``gpa``."""
+        offset = gpa & PAGE_MASK
+        if gpa < 0 or length < 0:
+            raise missing(gpa, length)
+        if offset + length <= PAGE_SIZE:
+            return self._page(gpa >> PAGE_SHIFT)[offset : offset + length]
+        first, last = gpa >> PAGE_SHIFT, (gpa + length - 1) >> PAGE_SHIFT
+        data = b"".join([self._page(gfn) for gfn in range(first, last + 1)])
+        return data[offset : offset + length]
+
+    def read_u64(self, gpa: int) -> int:
+        """Return the 64-bit word at ``gpa``."""
+        offset = gpa & PAGE_MASK
+        if gpa < 0 or offset > PAGE_SIZE - 8:
+            return int.from_bytes(self.read(gpa, 8), "little")
+        value: int = _U64.unpack_from(self._page(gpa >> PAGE_SHIFT), offset)[0]
+        return value
+
+
+class SparseMemory(_PagedMemory):
+    """Guest memory of which only some pages were kept; reading another raises `Unreadable`.
+
+    The file form is for fixtures and recordings: magic, version, compressed length of the gfn list, then the
+    list and the pages, both as zlib streams. Numbers are little-endian.
+    """
+
+    MAGIC = b"DRAKPAGE"
+    _HEADER = struct.Struct("<8sIIQQ")  # magic, version, pages, bytes of gfn list, one past the highest gpa
+    VERSION = 1
+    MAX_PAGES = 1 << 18
+
+    def __init__(self, pages: dict[int, bytes], size: int | None = None) -> None:
+        self.pages = pages
+        self._size = size if size is not None else (max(pages, default=-1) + 1) * PAGE_SIZE
+
+    @property
+    def size(self) -> int:
+        """One past the highest guest-physical address of the guest the pages were taken from."""
+        return self._size
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield ``(gpa, length)`` of each run of pages."""
+        start = previous = -2
+        for gfn in sorted(self.pages):
+            if gfn != previous + 1:
+                if start >= 0:
+                    yield start << PAGE_SHIFT, (previous + 1 - start) << PAGE_SHIFT
+                start = gfn
+            previous = gfn
+        if start >= 0:
+            yield start << PAGE_SHIFT, (previous + 1 - start) << PAGE_SHIFT
+
+    def _page(self, gfn: int) -> bytes:
+        try:
+            return self.pages[gfn]
+        except KeyError:
+            raise missing(gfn << PAGE_SHIFT, PAGE_SIZE) from None
+
+    def save(self, path: Path) -> None:
+        """Write the pages to ``path``, readable by the owner only: they are the guest's data."""
+        gfns = sorted(self.pages)
+        index = zlib.compress(struct.pack(f"<{len(gfns)}Q", *gfns), 9)
+        data = zlib.compress(b"".join(self.pages[gfn] for gfn in gfns), 9)
+        path.touch(mode=0o600)
+        path.write_bytes(self._HEADER.pack(self.MAGIC, self.VERSION, len(gfns), len(index), self._size) + index + data)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; a damaged or foreign file is a `UsageError`."""
+        try:
+            blob = path.read_bytes()
+            magic, version, count, index_size, size = cls._HEADER.unpack_from(blob)
+            if magic != cls.MAGIC or version != cls.VERSION or count > cls.MAX_PAGES:
+                raise UsageError("not a file of guest pages that this version reads", where=str(path))
+            start = cls._HEADER.size
+            index = _inflate(blob[start : start + index_size], count * 8)
+            data = _inflate(blob[start + index_size :], count * PAGE_SIZE)
+        except (OSError, struct.error, zlib.error) as error:
+            raise UsageError(f"cannot read the guest pages: {error}", where=str(path)) from error
+        if len(index) != count * 8 or len(data) != count * PAGE_SIZE:
+            raise UsageError("the file of guest pages is cut short", where=str(path))
+        gfns = struct.unpack(f"<{count}Q", index)
+        return cls({gfn: data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE] for i, gfn in enumerate(gfns)}, size)
+
+
+def _inflate(data: bytes, limit: int) -> bytes:
+    return zlib.decompressobj().decompress(data, limit) if limit else b""
+
+
+class RecordingMemory(_PagedMemory):
+    """Reads through to ``memory`` and keeps a copy of every page that was touched, as first seen."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self._memory = memory
+        self.touched: dict[int, bytes] = {}
+
+    @property
+    def size(self) -> int:
+        """The size of the memory behind."""
+        return self._memory.size
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the extents of the memory behind."""
+        return extents(self._memory)
+
+    def _page(self, gfn: int) -> bytes:
+        page = self.touched.get(gfn)
+        if page is None:
+            page = self.touched[gfn] = self._memory.read(gfn << PAGE_SHIFT, PAGE_SIZE)
+        return page
+
+    def sparse(self) -> SparseMemory:
+        """Return the touched pages as a memory of their own."""
+        return SparseMemory(dict(self.touched), self.size)
