@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The store: one SQLite file a watch, written by one `Writer`, read by whoever likes."""
+
+from drakmet.store.writer import OpenSession, Writer
+
+__all__ = ["OpenSession", "Writer"]
