@@ -27,11 +27,11 @@ INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF = range(1, 9)
 VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(9, 20)
 
 _FIXED = [0] * 32  # 32-bit words after the common three
-for _kind, _words in ((INT, 1), (ARRAY, 3), (VAR, 1), (DECL_TAG, 1)):
-    _FIXED[_kind] = _words
+for _kind, _count in ((INT, 1), (ARRAY, 3), (VAR, 1), (DECL_TAG, 1)):
+    _FIXED[_kind] = _count
 _EACH = [0] * 32  # 32-bit words for each of vlen
-for _kind, _words in ((STRUCT, 3), (UNION, 3), (ENUM, 2), (FUNC_PROTO, 2), (DATASEC, 3), (ENUM64, 3)):
-    _EACH[_kind] = _words
+for _kind, _count in ((STRUCT, 3), (UNION, 3), (ENUM, 2), (FUNC_PROTO, 2), (DATASEC, 3), (ENUM64, 3)):
+    _EACH[_kind] = _count
 _TRANSPARENT: Final = frozenset({TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG})
 _FOUND_BY_NAME: Final = frozenset({INT, STRUCT, UNION, ENUM, ENUM64, TYPEDEF, FUNC, FLOAT})
 _KINDS: Final[dict[t.Kind, tuple[int, ...]]] = {
@@ -95,7 +95,7 @@ class Btf(t.Types):
         if where.end > len(view) or where.strings_size == 0:
             raise GuestError("BTF is cut short")
         self.data = view
-        self._words = view[where.types : where.types + (where.types_size & ~3)].cast("I")
+        self.words = view[where.types : where.types + (where.types_size & ~3)].cast("I")
         self._strings = bytes(view[where.strings : where.strings + where.strings_size])
         self._base = base
         self._first_id = base.count if base else 1
@@ -116,7 +116,7 @@ class Btf(t.Types):
         return self._first_string + len(self._strings)
 
     def _make_index(self) -> Index:
-        words, fixed, each = self._words, _FIXED, _EACH
+        words, fixed, each = self.words, _FIXED, _EACH
         starts = array("I", [0])
         named: list[tuple[int, int]] = []
         strings, first_string = self._strings, self._first_string
@@ -138,12 +138,12 @@ class Btf(t.Types):
         named.sort()
         return Index(starts, array("I", [one[0] for one in named]), array("I", [one[1] for one in named]))
 
-    def _at(self, ref: int) -> int:
+    def start_of(self, ref: int) -> int:
         position = ref - self._first_id + 1
         if not 0 < position < len(self.index.starts):
             raise GuestError(f"BTF has no type {ref}")
         start = self.index.starts[position]
-        words = self._words
+        words = self.words
         if start + 3 > len(words):
             raise GuestError(f"BTF type {ref} is cut short")
         info = words[start + 1]
@@ -180,8 +180,8 @@ class Btf(t.Types):
             if ref == 0:
                 return t.Void()
             owner = self._owner(ref)
-            start = owner._at(ref)
-            words = owner._words
+            start = owner.start_of(ref)
+            words = owner.words
             kind = words[start + 1] >> 24 & 31
             if kind not in _TRANSPARENT:
                 return self._decode(owner, start, kind)
@@ -189,7 +189,7 @@ class Btf(t.Types):
         raise GuestError(f"BTF type {ref} is a typedef of itself")
 
     def _decode(self, owner: Btf, start: int, kind: int) -> t.Type:
-        words = owner._words
+        words = owner.words
         name_offset, info, size = words[start], words[start + 1], words[start + 2]
         count = info & 0xFFFF
         flag = bool(info >> 31)
@@ -238,13 +238,13 @@ class Btf(t.Types):
 
     def _decode_function(self, name: str, proto: int) -> t.Function:
         owner = self._owner(proto)
-        start = owner._at(proto)
-        if owner._words[start + 1] >> 24 & 31 != FUNC_PROTO:
+        start = owner.start_of(proto)
+        if owner.words[start + 1] >> 24 & 31 != FUNC_PROTO:
             raise GuestError(f"BTF function {name} has no prototype")
         return self._decode_proto(owner, start, name)
 
     def _decode_proto(self, owner: Btf, start: int, name: str) -> t.Function:
-        words = owner._words
+        words = owner.words
         count = words[start + 1] & 0xFFFF
         parameters = [
             t.Parameter(self.string(words[at]), words[at + 1])
@@ -260,10 +260,10 @@ class Btf(t.Types):
         at = bisect_left(hashes, wanted)
         while at < len(hashes) and hashes[at] == wanted:
             ref = ids[at]
-            start = self._at(ref)
-            text = self._words[start] - self._first_string
+            start = self.start_of(ref)
+            text = self.words[start] - self._first_string
             if self._strings[text : text + len(raw) + 1] == raw + b"\0":
-                yield ref, self._words[start + 1] >> 24 & 31
+                yield ref, self.words[start + 1] >> 24 & 31
             at += 1
 
     def find(self, name: str, *kinds: t.Kind) -> int | None:
@@ -288,7 +288,7 @@ class Btf(t.Types):
         if self._base is not None:
             yield from self._base.names(kind)
         wanted = _KINDS[kind]
-        words = self._words
+        words = self.words
         for start in self.index.starts[1:]:
             if words[start + 1] >> 24 & 31 in wanted and words[start]:
                 yield self.string(words[start])

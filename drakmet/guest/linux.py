@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A running Linux guest: everything of this room behind one object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from drakmet.errors import GuestError
+from drakmet.guest.memory import PAGE_SIZE, Unreadable
+from drakmet.guest.paging import AddressSpace
+from drakmet.guest.paths import GuestPath, Paths
+from drakmet.guest.tasks import Process, ProcessCache, Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from drakmet.guest.kernel import Kernel
+
+
+ENDBR64: Final = bytes.fromhex("f30f1efa")
+FTRACE_NOP: Final = bytes.fromhex("0f1f440000")
+
+
+class FunctionEntry(msgspec.Struct, frozen=True):
+    """Where to trap a kernel function.
+
+    ``symbol`` is what was found for ``name``, at ``start``; ``address`` lies past an ``endbr64``. ``has_nop``: the
+    5-byte ftrace nop is there, so a trap on it can go on by skipping it. Arguments are in place at ``address``.
+    """
+
+    name: str
+    symbol: str
+    start: int
+    address: int
+    has_nop: bool
+
+
+class LinuxGuest:
+    """Reads processes, files and sockets of the guest whose kernel was found."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.memory = kernel.memory
+        self.space = kernel.space
+        self.types = kernel.profile.types
+        self.paths = Paths(kernel)
+        self.task_reader = Tasks(kernel, self.paths)
+        self.processes = ProcessCache(self.task_reader)
+
+    def current_task(self, gs_base: int) -> int:
+        """Return the address of the task that runs on the CPU whose kernel GS base this is."""
+        return self.task_reader.current(gs_base)
+
+    def process(self, task: int) -> Process:
+        """Return the process at ``task`` as it is now, decoded anew only if it changed."""
+        return self.processes.get(task)
+
+    def tasks(self) -> Iterator[int]:
+        """Yield the addresses of all processes in the kernel's list."""
+        return self.task_reader.tasks()
+
+    def threads(self, task: int) -> Iterator[int]:
+        """Yield the addresses of all threads of a process."""
+        return self.task_reader.threads(task)
+
+    def path(self, mnt: int, dentry: int) -> GuestPath:
+        """Return the path of ``dentry`` in the mount whose ``struct vfsmount`` is at ``mnt``."""
+        return self.paths.path(mnt, dentry)
+
+    def read(self, address: int, length: int, cr3: int = 0) -> bytes:
+        """Return ``length`` bytes at a kernel address, or at a user address of the process whose CR3 is given."""
+        return self._space_of(address, cr3).read(address, length)
+
+    def read_u64(self, address: int, cr3: int = 0) -> int:
+        """Return the 64-bit word at a kernel address, or at a user address of the process whose CR3 is given."""
+        return self._space_of(address, cr3).read_u64(address)
+
+    def read_cstring(self, address: int, limit: int, cr3: int = 0) -> bytes:
+        """Return the NUL-ended bytes at ``address``, at most ``limit``; addresses as in `read`."""
+        return self._space_of(address, cr3).read_cstring(address, limit)
+
+    def _space_of(self, address: int, cr3: int) -> AddressSpace:
+        if address >> 63:
+            return self.space
+        if address < PAGE_SIZE:
+            raise Unreadable("a null pointer")
+        return AddressSpace(self.memory, cr3, self.kernel.levels)
+
+    def function_entry(self, name: str) -> FunctionEntry:
+        """Return where calls of a kernel function arrive; `GuestError` with near names if it has no symbol.
+
+        A function that the compiler only kept in another form (``name.isra.0``, ``name.constprop.0``) is found
+        under that form's symbol; such forms may take other parameters than the prototype says.
+        """
+        symbols = self.kernel.profile.symbols
+        symbol, address = name, symbols.get(name)
+        if address is None:
+            variants = symbols.variants(name)
+            if not variants:
+                raise GuestError(f"the kernel has no function {name}", hint=symbols.nearest(name))
+            symbol = variants[0]
+            address = symbols[symbol]
+        start = self.kernel.slid(address)
+        code = self.space.read(start, len(ENDBR64) + len(FTRACE_NOP))
+        skip = len(ENDBR64) if code.startswith(ENDBR64) else 0
+        return FunctionEntry(name, symbol, start, start + skip, code[skip:].startswith(FTRACE_NOP))
+
+    def user_space(self, mm: int) -> AddressSpace:
+        """Return the address space of an mm_struct, to read user memory."""
+        return AddressSpace(self.memory, self.task_reader.cr3(mm), self.kernel.levels)
