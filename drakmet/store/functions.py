@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The SQL functions that rules and queries have beside SQLite's own.
+
+All are deterministic, take a time that is linear in their arguments, give NULL for NULL and for what makes no sense,
+and never raise: what they look at was written by a guest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import ipaddress
+import json
+from typing import TYPE_CHECKING, Any
+
+from drakmet.errors import UsageError
+from drakmet.records import to_unsigned
+from drakmet.text import unescape
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_INSIDE = tuple(
+    map(
+        ipaddress.ip_network,
+        # The blocks of RFC 6890 that no packet for the Internet goes to; Python's is_global differs between versions.
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+            *("192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+            *("224.0.0.0/4", "240.0.0.0/4", "::/128", "::1/128", "2001:db8::/32", "fc00::/7", "fe80::/10", "ff00::/8"),
+        ),
+    )
+)
+
+
+def hex_address(address: object) -> str | None:
+    """Return an address column's value as the kernel would print it: ``0xffffffff81000000``."""
+    return f"0x{to_unsigned(address):016x}" if isinstance(address, int) else None
+
+
+def guest_bytes(text: object) -> bytes | None:
+    """Return the bytes that guest text stands for."""
+    try:
+        return unescape(text) if isinstance(text, str) else None
+    except UsageError:
+        return None
+
+
+def basename(path: object) -> str | None:
+    """Return what follows the last slash of a path."""
+    return path.rpartition("/")[2] if isinstance(path, str) else None
+
+
+def dirname(path: object) -> str | None:
+    """Return what precedes the last slash of a path: ``/`` for a file in the root, empty if there is no slash."""
+    if not isinstance(path, str):
+        return None
+    head, slash, _ = path.rpartition("/")
+    return head or slash
+
+
+def argv_text(argv: object) -> str | None:
+    """Return a list column's words with a blank between them."""
+    try:
+        words = json.loads(argv) if isinstance(argv, str) else None
+    except ValueError:
+        return None
+    return " ".join(map(str, words)) if isinstance(words, list) else None
+
+
+def ip_in(address: object, network: object) -> int | None:
+    """Tell whether an IP address is, or belongs to, a network such as ``10.0.0.0/8`` or ``2001:db8::/32``."""
+    ip, block = _address(address), _network(network)
+    return None if ip is None or block is None else int(ip.version == block.version and ip in block)
+
+
+def ip_public(address: object) -> int | None:
+    """Tell whether an IP address is one of the Internet's: not private, local, multicast, documentation or reserved."""
+    ip = _address(address)
+    return None if ip is None else int(not any(ip.version == block.version and ip in block for block in _INSIDE))
+
+
+def in_domain(name: object, domain: object) -> int | None:
+    """Tell whether a DNS name is the domain or lies below it; case and a last dot do not matter."""
+    if not isinstance(name, str) or not isinstance(domain, str):
+        return None
+    name, domain = name.rstrip(".").lower(), domain.strip(".").lower()
+    return int(name == domain or name.endswith("." + domain))
+
+
+def utc(nanoseconds: object) -> str | None:
+    """Return a time as ``2026-11-23T10:15:00.123456Z``."""
+    if not isinstance(nanoseconds, int):
+        return None
+    try:
+        moment = dt.datetime.fromtimestamp(nanoseconds // 10**9, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 10**9 // 1000:06d}Z"
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
+    "argv_text": (argv_text, 1),
+    "basename": (basename, 1),
+    "dirname": (dirname, 1),
+    "guest_bytes": (guest_bytes, 1),
+    "hex_address": (hex_address, 1),
+    "in_domain": (in_domain, 2),
+    "ip_in": (ip_in, 2),
+    "ip_public": (ip_public, 1),
+    "utc": (utc, 1),
+}
+
+
+def register(connection: sqlite3.Connection) -> None:
+    """Give a connection the functions."""
+    for name, (function, arguments) in FUNCTIONS.items():
+        connection.create_function(name, arguments, function, deterministic=True)
+
+
+@functools.lru_cache(maxsize=4096)
+def _address(text: object) -> _Address | None:
+    try:
+        ip = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, ipaddress.IPv6Address) else ip
+
+
+@functools.lru_cache(maxsize=1024)
+def _network(text: object) -> _Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False) if isinstance(text, str) else None
+    except ValueError:
+        return None

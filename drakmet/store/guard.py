@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What SQL from a rule file or a command line may do: read, within limits."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from typing import TYPE_CHECKING
+
+from drakmet.store.functions import FUNCTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+_SQLITE_RECURSIVE = 33  # sqlite3.h; Python names it since 3.12 only
+_STEPS = 5_000
+_LIMITS = {
+    # A guest's longest strings are argument vectors, kept to some hundred KB; this bounds what SQL makes of them.
+    sqlite3.SQLITE_LIMIT_LENGTH: 16 << 20,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 256 << 10,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1_000,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 1,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+# SQLite's own functions without those that load code, change settings, answer differently each time, or can be made to
+# run for seconds on their own (printf), where no deadline reaches them.
+_SAFE = frozenset(
+    (
+        *("abs", "avg", "ceil", "ceiling", "char", "coalesce", "concat", "concat_ws", "count", "cume_dist"),
+        *("date", "datetime", "dense_rank", "exp", "first_value", "floor", "glob", "group_concat"),
+        *("hex", "if", "ifnull", "iif", "instr", "json", "json_array", "json_array_length", "json_each"),
+        *("json_extract", "json_group_array", "json_group_object", "json_object", "json_quote", "json_tree"),
+        *("json_type", "json_valid", "julianday", "lag", "last_value", "lead", "length", "like", "likelihood"),
+        *("likely", "ln", "log", "log10", "log2", "lower", "ltrim", "max", "min", "mod", "nth_value", "ntile"),
+        *("nullif", "octet_length", "percent_rank", "pow", "power", "quote", "rank", "replace"),
+        *("round", "row_number", "rtrim", "sign", "sqrt", "strftime", "string_agg", "substr", "substring"),
+        *("sum", "time", "timediff", "total", "trim", "trunc", "typeof", "unhex", "unicode", "unixepoch"),
+        *("unlikely", "upper", "->", "->>"),
+    )
+)
+
+
+class Guard:
+    """Keeps a connection to reading, and tells what the statement that was prepared last reads.
+
+    ``tables`` names what may be read; without it every table may. Denied is everything that SQLite asks for but
+    SELECT, READ, recursion and known functions: writes, ATTACH, PRAGMA, virtual tables, loading of extensions.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, tables: Collection[str] | None = None) -> None:
+        self.reads: set[tuple[str, str]] = set()
+        self.denied: str | None = None
+        self._connection = connection
+        self._tables = tables
+        self._allowed = _SAFE | FUNCTIONS.keys()
+        for category, limit in _LIMITS.items():
+            connection.setlimit(category, limit)
+        connection.set_authorizer(self._authorize)
+
+    def forget(self) -> None:
+        """Begin anew with what is read and denied; call it before a statement is prepared."""
+        self.reads.clear()
+        self.denied = None
+
+    @contextlib.contextmanager
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Interrupt whatever runs longer, with the `sqlite3.OperationalError` "interrupted"."""
+        end = time.monotonic() + seconds
+        self._connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+        try:
+            yield
+        finally:
+            self._connection.set_progress_handler(None, _STEPS)
+
+    def _authorize(self, action: int, first: str | None, second: str | None, _db: str | None, _by: str | None) -> int:
+        if action in (sqlite3.SQLITE_SELECT, _SQLITE_RECURSIVE):
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_READ:
+            if self._tables is None or first in self._tables:
+                # SQLite reports a table of which no column is used, as in count(*), with an empty column.
+                self.reads.add((first or "", second or ""))
+                return sqlite3.SQLITE_OK
+            self.denied = f"reading the table {first}"
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_FUNCTION:
+            if (second or "").lower() in self._allowed:
+                return sqlite3.SQLITE_OK
+            self.denied = f"the function {second}()"
+            return sqlite3.SQLITE_DENY
+        self.denied = self.denied or f"{_ACTIONS.get(action, 'that')}"
+        return sqlite3.SQLITE_DENY
+
+
+_ACTIONS = {
+    getattr(sqlite3, f"SQLITE_{name.replace(' ', '_')}"): name
+    for name in (
+        *("ALTER TABLE", "ANALYZE", "ATTACH", "DELETE", "DETACH", "INSERT", "PRAGMA", "REINDEX", "SAVEPOINT"),
+        *("TRANSACTION", "UPDATE", "CREATE INDEX", "CREATE TABLE", "CREATE TRIGGER", "CREATE VIEW", "CREATE VTABLE"),
+        *("CREATE TEMP INDEX", "CREATE TEMP TABLE", "CREATE TEMP TRIGGER", "CREATE TEMP VIEW", "DROP INDEX"),
+        *("DROP TABLE", "DROP TRIGGER", "DROP VIEW", "DROP VTABLE", "DROP TEMP TABLE", "DROP TEMP VIEW"),
+    )
+}
