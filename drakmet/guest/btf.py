@@ -139,6 +139,7 @@ class Btf(t.Types):
         return Index(starts, array("I", [one[0] for one in named]), array("I", [one[1] for one in named]))
 
     def start_of(self, ref: int) -> int:
+        """Return where type ``ref`` of this blob starts in ``words``; all its words are there."""
         position = ref - self._first_id + 1
         if not 0 < position < len(self.index.starts):
             raise GuestError(f"BTF has no type {ref}")

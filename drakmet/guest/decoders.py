@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from drakmet.guest import dns
 from drakmet.guest import types as t
 from drakmet.guest.memory import Unreadable
 from drakmet.guest.paths import text
+from drakmet.guest.sockets import MAX_SOCKADDR, SocketAddress, size_of, sockaddr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_STRING: Final = 4096  # PATH_MAX: no string that traps fetch is longer
 MAX_BYTES: Final = 64 << 10
+MAX_PAYLOAD: Final = 1500
 _U64: Final = (1 << 64) - 1
 _FIRST_ERROR: Final = (1 << 64) - 4095  # MAX_ERRNO, include/linux/err.h
 
@@ -265,6 +268,89 @@ def _errno(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
     return lambda address, regs: min(0, signed(address, regs))
 
 
+def _sockaddr_check(shape: Shape) -> str | None:
+    kind = shape.type
+    if isinstance(kind, t.Pointer) or (shape.place and shape.struct().startswith("sockaddr")):
+        return None
+    return "|sockaddr wants a pointer to a sockaddr"
+
+
+def _length(argument: Argument, regs: Any, default: int) -> int:
+    if argument is None:
+        return default
+    length = argument(regs)
+    if not isinstance(length, int):
+        raise Unreadable(f"its length: {length}")
+    return length
+
+
+def _sockaddr(guest: LinuxGuest, shape: Shape, argument: Argument) -> Decode:
+    get, read = pointer_of(guest, shape), guest.read
+
+    def decode(address: int, regs: Any) -> SocketAddress:
+        address = get(address, regs)
+        length = _length(argument, regs, -1)
+        if length < 0:
+            family = int.from_bytes(read(address, 2, regs.cr3), "little")
+            raw = read(address, size_of(family), regs.cr3)
+            return sockaddr(raw, length_known=False)
+        return sockaddr(read(address, min(length, MAX_SOCKADDR), regs.cr3))
+
+    return decode
+
+
+def _sock(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
+    get = pointer_of(guest, shape)
+    read = guest.sockets.of_socket if shape.struct() == "socket" else guest.sockets.of_sock
+    return lambda address, regs: read(get(address, regs))
+
+
+def _file(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
+    get = pointer_of(guest, shape)
+    return lambda address, regs: guest.file(get(address, regs))
+
+
+def _argv(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
+    get, programs, what = pointer_of(guest, shape), guest.programs, shape.struct()
+
+    def of_task(task: int) -> list[str]:
+        mm = guest.task_reader.mm(task)
+        if not mm:
+            raise Unreadable("a kernel thread has no arguments")
+        return programs.argv(mm)
+
+    read = {"linux_binprm": programs.bprm_argv, "mm_struct": programs.argv, "task_struct": of_task}[what]
+    return lambda address, regs: read(get(address, regs))
+
+
+def _cwd(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
+    get = pointer_of(guest, shape)
+    return lambda address, regs: guest.cwd(get(address, regs)).text
+
+
+def _payload(guest: LinuxGuest, shape: Shape, argument: Argument) -> Decode:
+    get, payloads = pointer_of(guest, shape), guest.payloads
+    read = payloads.of_message if shape.struct() == "msghdr" else payloads.of_iter
+
+    def decode(address: int, regs: Any) -> bytes:
+        limit = _length(argument, regs, MAX_PAYLOAD)
+        return read(get(address, regs), max(0, min(limit, MAX_BYTES)), regs.cr3)
+
+    return decode
+
+
+def _dns(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
+    payload = _payload(guest, shape, None)
+
+    def decode(address: int, regs: Any) -> dns.Message:
+        try:
+            return dns.parse(payload(address, regs))
+        except dns.DnsError as error:
+            raise Unreadable(f"no DNS message: {error}") from None
+
+    return decode
+
+
 DECODERS: Final[dict[str, Decoder]] = {
     "": Decoder(_by_type_check, _by_type),
     "str": Decoder(_string_check, _string),
@@ -274,4 +360,11 @@ DECODERS: Final[dict[str, Decoder]] = {
     "process": Decoder(_of_struct("process", "task_struct"), _process),
     "hex": Decoder(_number_check, _hex),
     "errno": Decoder(_number_check, _errno),
+    "sockaddr": Decoder(_sockaddr_check, _sockaddr, argument=True),
+    "sock": Decoder(_of_struct("sock", "sock", "socket"), _sock),
+    "file": Decoder(_of_struct("file", "file"), _file),
+    "argv": Decoder(_of_struct("argv", "linux_binprm", "mm_struct", "task_struct"), _argv),
+    "cwd": Decoder(_of_struct("cwd", "task_struct"), _cwd),
+    "payload": Decoder(_of_struct("payload", "msghdr", "iov_iter"), _payload, argument=True),
+    "dns": Decoder(_of_struct("dns", "msghdr", "iov_iter"), _dns),
 }

@@ -4,7 +4,8 @@
 An expression is typed against the guest's own BTF once (`compile_field`), then bound to a guest, which gives a
 function from registers to a value that is cheap to call at every hit.
 
-    expression = ["(" "struct" NAME "*" ")"] source { ("->" | ".") MEMBER | "[" NUMBER "]" } ["|" DECODER ["(" expression ")"]]
+    expression = ["(" "struct" NAME "*" ")"] source { ("->" | ".") MEMBER | "[" NUMBER "]" }
+                 ["|" DECODER ["(" expression ")"]]
     source     = PARAMETER | "$return" | "$argN" | "$current" | "$" REGISTER
 
 ``->`` and ``.`` mean the same: the types tell. Without a decoder, integers, enums and pointers come as int,
@@ -15,11 +16,11 @@ from __future__ import annotations
 
 import re
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from drakmet.errors import GuestError, UsageError
 from drakmet.guest import types as t
-from drakmet.guest.decoders import DECODERS, MAX_STRING, Shape, number
+from drakmet.guest.decoders import DECODERS, Shape
 from drakmet.guest.memory import Unreadable
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ _TOKEN: Final = re.compile(
     r"|\[\s*(?P<index>\d{1,6})\s*\]|(?P<punctuation>[|()]))"
 )
 _MAX_EXPRESSION: Final = 400
-_USER_END: Final = 1 << 63
-_ERROR_POINTERS: Final = (1 << 64) - 4095
 
 When = Literal["entry", "return", "any"]
 
@@ -170,17 +169,17 @@ class _Compiler:
         self.tokens: list[re.Match[str]] = []
         at = 0
         if len(expression) > _MAX_EXPRESSION:
-            self.fail("the expression is too long")
+            raise self.error("the expression is too long")
         while at < len(expression.rstrip()):
             match = _TOKEN.match(expression, at)
             if match is None:
-                self.fail(f"cannot read it from {expression[at:]!r} on", "for example: file->f_path|path")
+                raise self.error(f"cannot read it from {expression[at:]!r} on", "for example: file->f_path|path")
             self.tokens.append(match)
             at = match.end()
         self.position = 0
 
-    def fail(self, what: str, hint: str | None = None) -> NoReturn:
-        raise FieldError(what, where=f"{self.function}: {self.expression}", hint=hint)
+    def error(self, what: str, hint: str | None = None) -> FieldError:
+        return FieldError(what, where=f"{self.function}: {self.expression}", hint=hint)
 
     def take(self, group: str, value: str | None = None) -> str | None:
         if self.position < len(self.tokens):
@@ -193,7 +192,7 @@ class _Compiler:
     def compile(self) -> Plan:
         plan = self.expression_plan()
         if self.position != len(self.tokens):
-            self.fail(f"nothing may follow before {self.tokens[self.position].group().strip()!r}")
+            raise self.error(f"nothing may follow before {self.tokens[self.position].group().strip()!r}")
         return plan
 
     def expression_plan(self) -> Plan:
@@ -202,7 +201,7 @@ class _Compiler:
             self.position += 1
         name = self.take("name")
         if name is None:
-            self.fail("an expression starts with a parameter's name or $return")
+            raise self.error("an expression starts with a parameter's name or $return")
         source, when, ref = self.source(name)
         # A value is in hand (``place`` false), or the address of an object is.
         steps: list[int] = []
@@ -215,12 +214,12 @@ class _Compiler:
             if self.take("access"):
                 member = self.take("name")
                 if member is None or member.startswith("$"):
-                    self.fail("a member's name is missing after -> or .")
+                    raise self.error("a member's name is missing after -> or .")
             index = None if member else self.take("index")
             if member is None and index is None:
                 break
             if bits != (0, 0):
-                self.fail("a bitfield has no members")
+                raise self.error("a bitfield has no members")
             target = pointee if pointee is not None else self.pointee(ref)
             if target is not None:  # follow the pointer
                 if place:
@@ -231,30 +230,30 @@ class _Compiler:
                 kind = self.types.resolve(ref)
                 if target is None:
                     if not isinstance(kind, t.Array):
-                        self.fail(f"{self.types.describe(ref)} has no elements")
+                        raise self.error(f"{self.types.describe(ref)} has no elements")
                     ref = kind.element
                 last += int(index) * self.types.sizeof(ref)
                 continue
             assert member is not None  # noqa: S101  # for mypy: one of the two was taken
             if not place:
-                self.fail(f"{name} is {self.types.describe(ref)}: it has no members")
+                raise self.error(f"{name} is {self.types.describe(ref)}: it has no members")
             try:
                 field = self.types.walk(ref, member)
             except GuestError as error:
-                self.fail(error.what, error.hint)
+                raise self.error(error.what, error.hint) from error
             last += field.offset
             ref, bits = field.type, (field.bits, field.shift)
         if pointee is not None:
-            self.fail("a cast alone: name a member")
+            raise self.error("a cast alone: name a member")
         decoder, argument = self.decoder()
         shape = Shape(self.types, ref, place, bits)
         problem = DECODERS[decoder].check(shape)
         if problem:
-            self.fail(f"{self.types.describe(ref)}: {problem}")
+            raise self.error(f"{self.types.describe(ref)}: {problem}")
         if argument is not None and not DECODERS[decoder].argument:
-            self.fail(f"|{decoder} takes no argument")
+            raise self.error(f"|{decoder} takes no argument")
         if argument is not None and argument.when not in (when, "any") and when != "any":
-            self.fail("what stands in the brackets is not there at the same time")
+            raise self.error("what stands in the brackets is not there at the same time")
         return Plan(self.expression, self.function, source, when, tuple(steps), last, shape, decoder, argument)
 
     def decoder(self) -> tuple[str, Plan | None]:
@@ -263,19 +262,19 @@ class _Compiler:
         name = self.take("name") or ""
         if name not in DECODERS or not name:
             known = [one for one in DECODERS if one]
-            self.fail(f"no decoder |{name}", t.nearest(name, known) or "there are: " + ", ".join(known))
+            raise self.error(f"no decoder |{name}", t.nearest(name, known) or "there are: " + ", ".join(known))
         argument = None
         if self.take("punctuation", "("):
             argument = self.expression_plan()
             if not self.take("punctuation", ")"):
-                self.fail("a closing bracket is missing")
+                raise self.error("a closing bracket is missing")
         return name, argument
 
     def struct(self, name: str) -> t.Ref:
         try:
             return self.types.struct(name)
         except GuestError as error:
-            self.fail(error.what, error.hint)
+            raise self.error(error.what, error.hint) from error
 
     def pointee(self, ref: t.Ref) -> t.Ref | None:
         kind = self.types.resolve(ref)
@@ -288,13 +287,13 @@ class _Compiler:
         if name.startswith("$arg") and name[4:].isdigit():
             position = int(name[4:])
             if not 1 <= position <= len(ARGUMENTS):
-                self.fail(f"arguments in registers are $arg1 to $arg{len(ARGUMENTS)}")
+                raise self.error(f"arguments in registers are $arg1 to $arg{len(ARGUMENTS)}")
             return ARGUMENTS[position - 1], "entry", self.word()
         if name.startswith("$") and name[1:] in REGISTERS:
             return name[1:], "any", self.word()
         prototype = self.types.function(self.function)
         if prototype is None:
-            self.fail(
+            raise self.error(
                 "the kernel's types tell no prototype of this function",
                 "write ((struct file *)$arg1->f_flags) or choose another function"
                 if name.startswith("$")
@@ -302,10 +301,10 @@ class _Compiler:
             )
         if name == "$return":
             if isinstance(self.types.resolve(prototype.result), t.Void):
-                self.fail("the function returns nothing")
+                raise self.error("the function returns nothing")
             return "rax", "return", prototype.result
         if name.startswith("$"):
-            self.fail(f"there is no {name}", "there are $return, $current, $arg1 to $arg6, and registers: $rdi")
+            raise self.error(f"there is no {name}", "there are $return, $current, $arg1 to $arg6, and registers: $rdi")
         registers, stack = list(ARGUMENTS), 8
         for parameter in prototype.parameters:
             size = max(8, self.types.sizeof(parameter.type) + 7 & ~7)
@@ -317,7 +316,7 @@ class _Compiler:
             else:
                 stack += size
         names = [parameter.name for parameter in prototype.parameters]
-        self.fail(
+        raise self.error(
             f"the function has no parameter {name}",
             t.nearest(name, names) or f"its parameters are: {', '.join(names) or 'none'}",
         )
@@ -327,7 +326,4 @@ class _Compiler:
             ref = self.types.find(name, "int")
             if ref is not None:
                 return ref
-        self.fail("the kernel's types have no unsigned long")
-
-
-__all__ = ["MAX_STRING", "FieldError", "Plan", "Registers", "compile_field", "number"]
+        raise self.error("the kernel's types have no unsigned long")

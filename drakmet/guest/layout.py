@@ -62,7 +62,7 @@ class Slice:
     def read(self, space: AddressSpace, address: int) -> tuple[Any, ...]:
         """Return the values of the members of the struct at ``address``."""
         values = self.unpack(space.read(address + self.start, self.length))
-        return self._order(values) if self._order else values  # type: ignore[no-any-return]  # of a tuple: a tuple
+        return self._order(values) if self._order else values
 
 
 def uint(types: t.Types, struct_name: str, *paths: str) -> tuple[int, int] | None:

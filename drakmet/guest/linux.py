@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from drakmet.errors import GuestError
+from drakmet.guest.files import File, Files, Programs
+from drakmet.guest.iov import Payloads
 from drakmet.guest.memory import PAGE_SIZE, Unreadable
 from drakmet.guest.paging import AddressSpace
 from drakmet.guest.paths import GuestPath, Paths
+from drakmet.guest.sockets import Socket, Sockets
 from drakmet.guest.tasks import Process, ProcessCache, Tasks
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ class LinuxGuest:
         self.paths = Paths(kernel)
         self.task_reader = Tasks(kernel, self.paths)
         self.processes = ProcessCache(self.task_reader)
+        self.files = Files(kernel, self.paths)
+        self.programs = Programs(kernel, self.paths, self.task_reader)
+        self.sockets = Sockets(kernel)
+        self.payloads = Payloads(kernel, self.read)
 
     def current_task(self, gs_base: int) -> int:
         """Return the address of the task that runs on the CPU whose kernel GS base this is."""
@@ -68,6 +75,30 @@ class LinuxGuest:
     def path(self, mnt: int, dentry: int) -> GuestPath:
         """Return the path of ``dentry`` in the mount whose ``struct vfsmount`` is at ``mnt``."""
         return self.paths.path(mnt, dentry)
+
+    def file(self, address: int) -> File:
+        """Return the ``struct file`` at ``address``."""
+        return self.files.file(address)
+
+    def open_files(self, task: int) -> Iterator[tuple[int, int]]:
+        """Yield ``(descriptor, address of its struct file)`` of a task."""
+        return self.files.table(task)
+
+    def socket(self, sock: int) -> Socket:
+        """Return the ``struct sock`` at ``sock``."""
+        return self.sockets.of_sock(sock)
+
+    def argv(self, mm: int) -> list[str]:
+        """Return the arguments of a running program, as they stand in its memory."""
+        return self.programs.argv(mm)
+
+    def bprm_argv(self, bprm: int) -> list[str]:
+        """Return the arguments of a program that is being started, at ``begin_new_exec``."""
+        return self.programs.bprm_argv(bprm)
+
+    def cwd(self, task: int) -> GuestPath:
+        """Return the working directory of a task."""
+        return self.programs.cwd(task)
 
     def read(self, address: int, length: int, cr3: int = 0) -> bytes:
         """Return ``length`` bytes at a kernel address, or at a user address of the process whose CR3 is given."""

@@ -7,13 +7,13 @@ import mmap
 import struct
 import zlib
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from drakmet.errors import GuestError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -24,7 +24,7 @@ PAGE_MASK = PAGE_SIZE - 1
 _U64 = struct.Struct("<Q")
 
 
-class Unreadable(GuestError):
+class Unreadable(GuestError):  # noqa: N818  # it is a value as often as an exception
     """Memory that is not there: no frame behind the address, or no translation to one.
 
     Also what a decoder returns *in the place of* a value it could not read; it is false, so that

@@ -81,7 +81,7 @@ class Symbols:
         wanted = zlib.crc32(raw)
         hashes, order, names, starts = self.columns.hashes, self.columns.order, self.columns.names, self.columns.starts
         at = bisect_left(hashes, wanted)
-        found = []
+        found: list[int] = []
         while at < len(hashes) and hashes[at] == wanted and len(found) < _MAX_DUPLICATES:
             position = order[at]
             start = starts[position]
@@ -118,7 +118,7 @@ class Symbols:
     def names_at(self, address: int) -> list[str]:
         """Return the names of all symbols that lie at exactly ``address``."""
         low = bisect_left(self.columns.addresses, address)
-        names = []
+        names: list[str] = []
         while low < len(self) and self.columns.addresses[low] == address and len(names) < _MAX_DUPLICATES:
             names.append(self._name(low))
             low += 1
@@ -132,7 +132,7 @@ class Symbols:
         """
         raw = b"\0" + name.encode("utf-8", "surrogateescape") + b"."
         names = self.columns.names
-        found = []
+        found: list[str] = []
         at = names.find(raw)
         while at >= 0 and len(found) < _MAX_DUPLICATES:
             end = names.find(b"\0", at + 1)
