@@ -36,6 +36,9 @@ _OS_ADVICE = {
 ROW_FAULTS = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, UnicodeError)
 """What a single row raises that SQLite cannot take; the rows beside it are fine."""
 
+FILE_FAULTS = frozenset(_ADVICE) - {sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM}
+"""Result codes that tell of the file, not of the SQL that met them."""
+
 
 def code(error: sqlite3.Error) -> int:
     """Return SQLite's primary result code, or -1 where the error came from Python's module itself."""

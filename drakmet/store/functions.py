@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_MOST_SECONDS = 2**63 // 10**9
+
 _INSIDE = tuple(
     map(
         ipaddress.ip_network,
@@ -103,6 +105,11 @@ def utc(nanoseconds: object) -> str | None:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 10**9 // 1000:06d}Z"
 
 
+def seconds(count: object) -> int | None:
+    """Return that many seconds in the nanoseconds of ``time`` columns."""
+    return round(count * 10**9) if isinstance(count, int | float) and abs(count) < _MOST_SECONDS else None
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "argv_text": (argv_text, 1),
     "basename": (basename, 1),
@@ -112,6 +119,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "in_domain": (in_domain, 2),
     "ip_in": (ip_in, 2),
     "ip_public": (ip_public, 1),
+    "seconds": (seconds, 1),
     "utc": (utc, 1),
 }
 

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The format of a rule file, and where in the file things stand."""
+
+from __future__ import annotations
+
+import re
+import string
+import tomllib
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from drakmet.errors import RuleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LEVELS = ("informational", "low", "medium", "high", "critical")
+_DURATION = re.compile(r"(\d{1,6})(ms|s|m|h|d)")
+_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_AT_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
+_AT_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_KEY = re.compile(r"\s*(?:\[\[?\s*)?([A-Za-z_][\w.]*)\s*(?:\]\]?|=)")
+_TEST = re.compile(r"\s*\[\[\s*test\s*\]\]")
+_MAX_FILE = 1 << 20
+
+
+class Once(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Makes one finding of a burst: as long as less than ``within`` lies between two results with the same values in
+    the columns ``by``, the later is silent.
+    """
+
+    by: list[str]
+    within: str
+
+
+class Test(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows by table, and how many findings or which messages the rule must make of them."""
+
+    __test__ = False
+
+    title: str
+    findings: int | list[str]
+    rows: dict[str, list[dict[str, Any]]]
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"tables": "from", "tests": "test"}):
+    """A rule as its file says it; ``tables`` is the key ``from``, ``tests`` the ``[[test]]`` blocks."""
+
+    id: str
+    title: str
+    level: Literal["informational", "low", "medium", "high", "critical"]
+    status: Literal["experimental", "test", "stable", "deprecated"]
+    description: str
+    tables: str | list[str]
+    sql: str
+    message: str
+    attack: list[str] = []
+    references: list[str] = []
+    false_positives: list[str] = []
+    once: Once | None = None
+    tests: list[Test] = []
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """The tables whose new rows are judged."""
+        return (self.tables,) if isinstance(self.tables, str) else tuple(self.tables)
+
+    @property
+    def id_columns(self) -> dict[str, str]:
+        """The column of the query's result that numbers the row of each trigger table."""
+        names = self.triggers
+        return {names[0]: "id"} if len(names) == 1 else {name: f"{name}_id" for name in names}
+
+    @property
+    def quiet(self) -> int:
+        """``once.within`` in nanoseconds, 0 without it."""
+        return duration(self.once.within) if self.once else 0
+
+
+class RuleFile:
+    """A rule file's text, with the rule in it and the lines of its keys."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.text = text
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            at = _AT_LINE.search(str(error))
+            line = int(at[1]) if at else text.count("\n") + 1
+            raise RuleError(f"not TOML: {_AT_LINE.sub('', str(error))}", where=f"{path}:{line}") from error
+        except RecursionError as error:
+            raise RuleError("not TOML that can be read: nested too deeply", where=str(path)) from error
+        try:
+            self.rule = msgspec.convert(data, Rule)
+        except msgspec.ValidationError as error:
+            raise self._explain(error) from error
+        try:
+            self.placeholders = placeholders(self.rule.message)
+        except ValueError as error:
+            raise RuleError(
+                str(error), where=self.where("message"), hint="{column} names a column; {{ is a brace"
+            ) from error
+        if self.rule.once and not _DURATION.fullmatch(self.rule.once.within):
+            raise RuleError(
+                f"{self.rule.once.within!r} is no duration", where=self.where("once"), hint="such as 30s, 10m or 1h"
+            )
+        if not self.rule.triggers or not all(map(str.isidentifier, self.rule.triggers)):
+            raise RuleError("from names no table", where=self.where("from"))
+
+    def line(self, key: str, test: int | None = None) -> int:
+        """Return the line of a key, of a key in the n-th test, or of what is nearest to it."""
+        lines = self.text.splitlines()
+        starts = [number for number, text in enumerate(lines) if _TEST.match(text)]
+        if test is None:
+            begin, end, fallback = 0, starts[0] if starts else len(lines), 0
+        elif test < len(starts):
+            begin, end = starts[test], ([*starts, len(lines)])[test + 1]
+            fallback = begin
+        else:
+            return 1
+        for number in range(begin, end):
+            found = _KEY.match(lines[number])
+            if found and (found[1] == key or found[1].startswith(key + ".")):
+                return number + 1
+        return fallback + 1
+
+    def where(self, key: str, test: int | None = None) -> str:
+        """Return ``file:line`` of a key."""
+        return f"{self.path}:{self.line(key, test)}"
+
+    def where_in_sql(self, word: str | None) -> str:
+        """Return ``file:line`` of the first place in the SQL that has the word."""
+        first = self.line("sql")
+        if word:
+            pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+            for number, text in enumerate(self.text.splitlines()[first - 1 :], start=first):
+                if pattern.search(text.partition("--")[0]):
+                    return f"{self.path}:{number}"
+        return f"{self.path}:{first}"
+
+    def _explain(self, error: msgspec.ValidationError) -> RuleError:
+        text = str(error)
+        at = _AT_PATH.search(text)
+        path = at[1] if at else ""
+        in_test = re.match(r"test\[(\d+)\]\.?(.*)", path)
+        unknown = re.search(r"unknown field `(\w+)`", text)
+        key = unknown[1] if unknown else (in_test[2] if in_test else path).partition(".")[0].partition("[")[0]
+        place = self.where(key or "id", int(in_test[1]) if in_test else None)
+        what = _AT_PATH.sub("", text).replace("Object contains unknown field", "unknown key")
+        what = what.replace("Object missing required field", "missing key")
+        return RuleError(f"{what} ({path})" if path else what, where=place, hint=_keys_hint(unknown))
+
+
+def load(path: Path) -> RuleFile:
+    """Read a rule file; raise `RuleError` with file and line if it is wrong."""
+    try:
+        if path.stat().st_size > _MAX_FILE:
+            raise RuleError("too long for a rule", where=str(path), hint=f"at most {_MAX_FILE} bytes")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RuleError(error.strerror or str(error), where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise RuleError("not UTF-8", where=str(path)) from error
+    return RuleFile(path, text)
+
+
+def placeholders(template: str) -> list[str]:
+    """Return the columns that a message template names; raise `ValueError` for what is no plain ``{column}``."""
+    names = []
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        if name is None:
+            continue
+        if spec or conversion or not name.isidentifier():
+            raise ValueError(f"{{{name}}} in the message is more than the name of a column")
+        names.append(name)
+    return names
+
+
+def duration(text: str) -> int:
+    """Return the nanoseconds of ``30s``, ``10m``, ``1h``..."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise RuleError(f"{text!r} is no duration", hint="such as 30s, 10m or 1h")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _keys_hint(unknown: re.Match[str] | None) -> str | None:
+    return f"keys are {', '.join(Rule.__struct_encode_fields__)}" if unknown else None

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What became of a rule: that nothing was found means something only where somebody looked."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drakmet.store.schema import quote
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+
+class State(enum.Enum):
+    """What is known of a rule in a session."""
+
+    FIRED = "fired"
+    CLEAN = "clean"
+    NOT_KNOWN = "not known"
+    """It found nothing, but not everything was seen, or it failed in places."""
+    NOT_EVALUATED = "not evaluated"
+    """What it looks at was never collected, or its SQL does not fit the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A rule's state in a session, the number of its findings, and why the state is not better."""
+
+    rule: str
+    session: int | None
+    state: State
+    findings: int
+    reason: str | None
+
+
+class Coverage:
+    """What a file's sessions collected, by its ``coverage`` table, or by the rows that are there."""
+
+    def __init__(self, connection: sqlite3.Connection, events: Iterable[str]) -> None:
+        self.sessions = [number for (number,) in connection.execute("SELECT id FROM session ORDER BY id")]
+        self._armed: set[tuple[int, str]] = set()
+        self._gaps: dict[tuple[int, str], str] = {}
+        for session, table, plugin, trap, gap, missed in connection.execute(
+            "SELECT c.session, t.value, c.plugin, c.trap, c.gap, c.missed FROM coverage c, json_each(c.tables) t"
+        ):
+            if gap is None:
+                self._armed.add((session, table))
+            if gap is not None or missed:
+                text = f"{plugin}'s trap {trap}: {gap or 'it saw not all'}" + (f" ({missed} missed)" if missed else "")
+                self._gaps.setdefault((session, table), text)
+        mentioned = {table for _, table in self._armed | self._gaps.keys()}
+        for table in events:
+            if table not in mentioned:
+                # Collectors and imported files have no traps; there, rows are what shows that somebody looked.
+                found = connection.execute(f"SELECT DISTINCT session FROM main.{quote(table)}")  # noqa: S608
+                self._armed |= {(session, table) for (session,) in found}
+
+    def lacks(self, session: int | None, tables: Iterable[str]) -> tuple[str | None, str | None]:
+        """Return what was never collected of these tables, and what only with gaps."""
+        if session is None:
+            return "there is no session in the file", None
+        absent = [table for table in tables if (session, table) not in self._armed]
+        gaps = [self._gaps[session, table] for table in tables if (session, table) in self._gaps]
+        why = [f"{table} was not collected" for table in absent]
+        why += [self._gaps[session, table] for table in absent if (session, table) in self._gaps]
+        return "; ".join(why) or None, "; ".join(gaps) or None
