@@ -162,7 +162,7 @@ void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset);
 """
 
 _HEADER = """# SPDX-License-Identifier: GPL-2.0-or-later
-# ruff: noqa: D100, E501
+# ruff: noqa: E501
 # fmt: off
 # mypy: ignore-errors
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# ruff: noqa: D100, E501
+# ruff: noqa: E501
 # fmt: off
 # mypy: ignore-errors
 # auto-generated file
