@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from drakmet.rules.compiled import Compiled, Span, bounds
 from drakmet.rules.lists import List, attach_lists
-from drakmet.rules.words import did_you_mean, tokens, unqualified
+from drakmet.rules.words import aliases, did_you_mean, tokens, unqualified
 from drakmet.store.guard import Guard
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ _ATTACK = re.compile(r"(TA\d{4}|T\d{4}(\.\d{3})?)")
 _NO_TABLE = re.compile(r"no such table: (?:(\w+)\.)?(\S+)")
 _NO_COLUMN = re.compile(r"no such column: (?:(?:\w+\.)?(\w+)\.)?(\S+)")
 _NO_FUNCTION = re.compile(r"no such function: (\w+)")
+# A plan's step that reads a whole table: to look at each row, or to make an index that is thrown away.
+_WHOLE = re.compile(r"(?:SCAN|SEARCH) (?:main\.)?(\w+)(?:$| USING AUTOMATIC)")
 _NEAR = re.compile(r'near "(.*?)"')
 _UNKNOWN_WORD = re.compile(r"unrecognized token: \"(.*)\"")
 
@@ -143,12 +145,14 @@ class Linter:
             yield Issue("warning", "doubled", file.where_in_sql("select"), f"the query selects {name} twice", hint)
 
     def _plan(self, file: RuleFile, compiled: Compiled) -> Iterator[Issue]:
+        names = aliases(file.rule.sql)
         for _, _, _, step in self._connection.execute(f"EXPLAIN QUERY PLAN {compiled.sql}", _nothing(file)):
-            table = re.match(r"SCAN (?:main\.)?(\w+)$", step)
-            if table and table[1] in self._columns:
-                text = f"the query reads all of {table[1]} at each step"
-                hint = "join by id or process, and bound the time"
-                yield Issue("warning", "slow", file.where_in_sql(table[1]), text, hint)
+            whole = _WHOLE.match(step)
+            table = whole and names.get(whole[1], whole[1])
+            if table in self._columns:
+                text = f"the query reads all of {table} at each step"
+                hint = "join by id or a column with an index, such as process in tables of connections"
+                yield Issue("warning", "slow", file.where_in_sql(table), text, hint)
 
     def _explain(self, file: RuleFile, error: str) -> Issue:
         if self._guard.denied:

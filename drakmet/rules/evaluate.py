@@ -100,26 +100,26 @@ class Evaluator:
         faults = {judged.rule.id: judged.fault or judged.failed for judged in self._rules}
         return {rule: fault for rule, fault in faults.items() if fault}
 
-    def outcomes(self) -> list[Outcome]:
-        """Return what became of each rule in each session up to the last step."""
+    def outcomes(self, session: int | None = None) -> list[Outcome]:
+        """Return what became of each rule in each session, or only in one, up to the last step."""
         with self.guard.deadline(60):
             coverage = Coverage(self._connection, self._events)
         found = []
         for judged in self._rules:
-            for session in sorted({*coverage.sessions, *judged.fired} - {None}) or [None]:
-                count = judged.fired.get(session, 0)
+            for number in [session] if session else sorted({*coverage.sessions, *judged.fired} - {None}) or [None]:
+                count = judged.fired.get(number, 0)
                 state, reason = State.CLEAN, None
                 if judged.compiled is None:
                     state, reason = State.NOT_EVALUATED, judged.fault
                 else:
-                    absent, gaps = coverage.lacks(session, sorted(judged.compiled.reads & self._events))
+                    absent, gaps = coverage.lacks(number, sorted(judged.compiled.reads & self._events))
                     if absent:
                         state, reason = State.NOT_EVALUATED, absent
                     elif judged.failed or gaps:
                         state, reason = State.NOT_KNOWN, judged.failed or gaps
                 if count:
                     state = State.FIRED
-                found.append(Outcome(judged.rule.id, session, state, count, reason))
+                found.append(Outcome(judged.rule.id, number, state, count, reason))
         return found
 
     def close(self) -> None:

@@ -51,6 +51,22 @@ def unqualified(sql: str, name: str) -> int:
     return count
 
 
+def aliases(sql: str) -> dict[str, str]:
+    """Return the tables that stand behind the names that SQL gives them: ``main.a AS x`` and ``JOIN a x``."""
+    words = [word.text for word in tokens(sql) if word.kind in ("name", "dot", "quoted", "other")]
+    found = {}
+    for place, word in enumerate(words):
+        if word.lower() not in ("from", "join", ",") or place + 1 >= len(words):
+            continue
+        rest = words[place + 1 : place + 6]
+        if rest[1:2] == ["."]:
+            rest = rest[2:]
+        if len(rest) > 1:
+            alias = rest[2] if rest[1].lower() == "as" and len(rest) > 2 else rest[1]
+            found[alias] = rest[0]
+    return found
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint with the words that look like a wrong one."""
     known = sorted(set(known))

@@ -14,7 +14,7 @@ from drakmet.store import faults, functions, schema
 from drakmet.store.guard import Guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
 
@@ -68,13 +68,18 @@ def connect(path: Path | str) -> sqlite3.Connection:
 
 
 class Reader:
-    """A drakmet file, open for reading only. Raises `StoreError` if it is none."""
+    """A drakmet file, open for reading only. Raises `StoreError` if it is none.
 
-    def __init__(self, path: Path | str) -> None:
+    ``prepare`` gets the connection before it is put under guard, to attach tables in memory.
+    """
+
+    def __init__(self, path: Path | str, prepare: Callable[[sqlite3.Connection], None] | None = None) -> None:
         self.path = Path(path)
         self._connection = connect(path)
         try:
             self._tables = describe(self._connection)
+            if prepare:
+                prepare(self._connection)
         except sqlite3.Error as error:
             self._connection.close()
             raise faults.explain(error, self.path) from error
