@@ -5,7 +5,7 @@ An expression is typed against the guest's own BTF once (`compile_field`), then 
 function from registers to a value that is cheap to call at every hit.
 
     expression = ["(" "struct" NAME "*" ")"] source { ("->" | ".") MEMBER | "[" NUMBER "]" }
-                 ["|" DECODER ["(" expression ")"]]
+                 ["|" DECODER ["(" expression | NUMBER ")"]]
     source     = PARAMETER | "$return" | "$argN" | "$current" | "$" REGISTER
 
 ``->`` and ``.`` mean the same: the types tell. Without a decoder, integers, enums and pointers come as int,
@@ -62,7 +62,7 @@ ARGUMENTS: Final = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")  # System V AMD64 AB
 REGISTERS: Final = frozenset(Registers.__annotations__)
 _TOKEN: Final = re.compile(
     r"\s*(?:(?P<cast>\(\s*(?:struct|union)\s+(?P<struct>\w+)\s*\*\s*\))|(?P<name>\$?[A-Za-z_]\w*)|(?P<access>->|\.)"
-    r"|\[\s*(?P<index>\d{1,6})\s*\]|(?P<punctuation>[|()]))"
+    r"|\[\s*(?P<index>\d{1,6})\s*\]|(?P<number>0x[0-9a-f]{1,8}|\d{1,9})|(?P<punctuation>[|()]))"
 )
 _MAX_EXPRESSION: Final = 400
 
@@ -152,6 +152,9 @@ def _source(source: str, guest: LinuxGuest) -> Callable[[Any], int]:
         offset = int(source[5:])
         read = guest.read_u64
         return lambda regs: read(regs.rsp + offset, regs.cr3)
+    if source.startswith("="):
+        value = int(source[1:])
+        return lambda _: value
     get: Callable[[Any], int] = attrgetter(source)
     return get
 
@@ -265,10 +268,15 @@ class _Compiler:
             raise self.error(f"no decoder |{name}", t.nearest(name, known) or "there are: " + ", ".join(known))
         argument = None
         if self.take("punctuation", "("):
-            argument = self.expression_plan()
+            constant = self.take("number")
+            argument = self.expression_plan() if constant is None else self.constant(int(constant, 0))
             if not self.take("punctuation", ")"):
                 raise self.error("a closing bracket is missing")
         return name, argument
+
+    def constant(self, value: int) -> Plan:
+        shape = Shape(self.types, self.word(), place=False)
+        return Plan(self.expression, self.function, f"={value}", "any", (), 0, shape, "", None)
 
     def struct(self, name: str) -> t.Ref:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import lzma
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +31,8 @@ _U64: Final = (1 << 64) - 1
 
 def load(path: Path) -> Json:
     """Return the JSON of an ISF file, which may be compressed by xz or gzip; `UsageError` names what is wrong."""
+    import lzma  # only here: a Python without it can still watch guests
+
     try:
         raw = path.read_bytes()
         if raw.startswith(b"\xfd7zXZ"):

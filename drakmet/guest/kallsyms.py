@@ -12,9 +12,12 @@ import re
 import struct
 from array import array
 from dataclasses import dataclass
+from itertools import islice
+from operator import le
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from drakmet.errors import GuestError
+from drakmet.guest.symbols import Symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,6 +58,14 @@ class Table:
     names: bytes
     token_table: int
     """Where in the searched bytes the token table starts: tells copies of a kernel apart."""
+    extent: tuple[int, int]
+    """Where in the searched bytes all its tables lie."""
+
+    def symbols(self) -> Symbols:
+        """Return the symbols for look-ups, at the addresses that the table says."""
+        if all(map(le, self.addresses, islice(self.addresses, 1, None))):
+            return Symbols.of_columns(self.addresses, self.kinds, self.names)
+        return Symbols.of(self)
 
     def __iter__(self) -> Iterator[Symbol]:
         for address, kind, name in zip(self.addresses, self.kinds, self.names.split(b"\0"), strict=False):
@@ -111,7 +122,8 @@ def parse(data: bytes, token_table: int) -> Table:
             addresses = array("Q", [base - 1 - o if o < 0 else o for o in raw])
         else:
             addresses = array("Q", [base + (o & 0xFFFF_FFFF) for o in raw])
-        return Table(base, addresses, kinds, text, token_table)
+        extent = min(offsets, names - 8), max(after, offsets + 4 * count + 16)
+        return Table(base, addresses, kinds, text, token_table, extent)
     raise GuestError("kallsyms: the tables around the token table are of no known layout")
 
 

@@ -16,7 +16,7 @@ from drakmet.guest import btf, kallsyms
 from drakmet.guest.memory import PhysicalMemory, Unreadable, extents, read_lenient
 from drakmet.guest.paging import ADDRESS_MASK, AddressSpace, KernelSpace
 from drakmet.guest.profile import Profile, ProfileCache
-from drakmet.guest.symbols import KERNEL_HALF, Symbols
+from drakmet.guest.symbols import KERNEL_HALF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,7 +108,7 @@ def find(memory: PhysicalMemory, *, profiles: Iterable[Profile] = (), cache: Pro
             if kernel is not None:
                 return kernel
     reasons: list[str] = []
-    for table in _tables(memory):
+    for table in tables(memory):
         try:
             kernel = _from_table(memory, table)
         except GuestError as error:
@@ -143,7 +143,7 @@ def _place(memory: PhysicalMemory, profile: Profile) -> Kernel | None:
     for base in _candidates(memory):
         try:
             if memory.read(base + banner - text, len(wanted)) == wanted:
-                kernel = _verify(memory, profile, base)
+                kernel = verify(memory, profile, base)
                 found = build_id(kernel)
                 if not profile.build_id or found == profile.build_id:
                     return kernel
@@ -152,7 +152,8 @@ def _place(memory: PhysicalMemory, profile: Profile) -> Kernel | None:
     return None
 
 
-def _tables(memory: PhysicalMemory) -> Iterator[kallsyms.Table]:
+def tables(memory: PhysicalMemory) -> Iterator[kallsyms.Table]:
+    """Yield all symbol tables in memory, stale copies among them; their positions are guest-physical."""
     for start, length in extents(memory):
         end = start + length
         for at in range(start, end, _SCAN):
@@ -168,35 +169,34 @@ def _tables(memory: PhysicalMemory) -> Iterator[kallsyms.Table]:
                 except GuestError:
                     continue
                 table.token_table = token_table
+                table.extent = low + table.extent[0], low + table.extent[1]
                 yield table
 
 
 def _from_table(memory: PhysicalMemory, table: kallsyms.Table) -> Kernel:
+    there = table.symbols()
     link = {}
-    wanted = ("_text", "linux_banner", "_end", "__start_BTF", "__stop_BTF")
-    for symbol in table:
-        if symbol.name in wanted and symbol.name not in link:
-            link[symbol.name] = symbol.address
-    for name in wanted:
-        if name not in link:
+    for name in ("_text", "linux_banner", "_end", "__start_BTF", "__stop_BTF"):
+        address = there.get(name)
+        if address is None:
             hint = "CONFIG_DEBUG_INFO_BTF is off: give an ISF file" if name.endswith("BTF") else None
             raise GuestError(f"the kernel has no {name}", hint=hint)
+        link[name] = address
     text = link["_text"]
-    slide = text - LINK_BASE
-    symbols = Symbols.of((a - slide if a >= KERNEL_HALF else a, kind, name) for a, kind, name in table)
+    symbols = there.moved(text - LINK_BASE)
     size = link["__stop_BTF"] - link["__start_BTF"]
     if not 0 < size <= _MAX_BTF or not text < link["linux_banner"] < link["_end"]:
         raise GuestError("the symbols contradict each other")
     reason = "no kernel image around them"
     first = max(0, table.token_table - (link["_end"] - text)) // _ALIGN * _ALIGN
     for base in range(first, table.token_table, _ALIGN):
+        banner = read_lenient(memory, base + link["linux_banner"] - text, _MAX_BANNER)
+        if not banner.startswith(_BANNER):
+            continue
         try:
-            banner = memory.read(base + link["linux_banner"] - text, _MAX_BANNER)
-            if not banner.startswith(_BANNER):
-                continue
             types = btf.Btf(memory.read(base + link["__start_BTF"] - text, size))
             profile = Profile("", _text(banner), symbols, types)
-            kernel = _verify(memory, profile, base)
+            kernel = verify(memory, profile, base)
             profile.build_id = build_id(kernel)
         except GuestError as error:
             reason = error.what
@@ -209,7 +209,7 @@ def _text(banner: bytes) -> str:
     return banner.partition(b"\0")[0].rstrip(b"\n").decode("utf-8", "surrogateescape")
 
 
-def _verify(memory: PhysicalMemory, profile: Profile, base: int) -> Kernel:
+def verify(memory: PhysicalMemory, profile: Profile, base: int) -> Kernel:
     """Return the kernel at ``base`` if it is the one that runs, and no copy; `GuestError` says why not."""
     symbols, types = profile.symbols, profile.types
     text, task = symbols["_text"], symbols["init_task"]

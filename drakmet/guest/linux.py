@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     from drakmet.guest.kernel import Kernel
 
 
-ENDBR64: Final = bytes.fromhex("f30f1efa")
+# endbr64, and what the kernel writes over it where no indirect call may arrive (gen_endbr_poison, asm/ibt.h: from
+# 5.18 on, and from 6.16 on). All are 4 bytes.
+ENDBR: Final = tuple(bytes.fromhex(code) for code in ("f30f1efa", "660f1f00", "0f1f40d6"))
+_ENDBR_SIZE: Final = 4
 FTRACE_NOP: Final = bytes.fromhex("0f1f440000")
 
 
 class FunctionEntry(msgspec.Struct, frozen=True):
     """Where to trap a kernel function.
 
-    ``symbol`` is what was found for ``name``, at ``start``; ``address`` lies past an ``endbr64``. ``has_nop``: the
+    ``symbol`` is what was found for ``name``, at ``start``; ``address`` lies past an ``endbr64``
+    or the nop in its place. ``has_nop``: the
     5-byte ftrace nop is there, so a trap on it can go on by skipping it. Arguments are in place at ``address``.
     """
 
@@ -134,8 +138,8 @@ class LinuxGuest:
             symbol = variants[0]
             address = symbols[symbol]
         start = self.kernel.slid(address)
-        code = self.space.read(start, len(ENDBR64) + len(FTRACE_NOP))
-        skip = len(ENDBR64) if code.startswith(ENDBR64) else 0
+        code = self.space.read(start, _ENDBR_SIZE + len(FTRACE_NOP))
+        skip = _ENDBR_SIZE if code.startswith(ENDBR) else 0
         return FunctionEntry(name, symbol, start, start + skip, code[skip:].startswith(FTRACE_NOP))
 
     def user_space(self, mm: int) -> AddressSpace:

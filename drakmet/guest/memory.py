@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -192,7 +191,7 @@ class SparseMemory(_PagedMemory):
     """Guest memory of which only some pages were kept; reading another raises `Unreadable`.
 
     The file form is for fixtures and recordings: magic, version, compressed length of the gfn list, then the
-    list and the pages, both as zlib streams. Numbers are little-endian.
+    list and the pages, both as xz streams. Numbers are little-endian.
     """
 
     MAGIC = b"DRAKPAGE"
@@ -229,15 +228,19 @@ class SparseMemory(_PagedMemory):
 
     def save(self, path: Path) -> None:
         """Write the pages to ``path``, readable by the owner only: they are the guest's data."""
+        import lzma  # only here and in `load`: a Python without it can still watch guests
+
         gfns = sorted(self.pages)
-        index = zlib.compress(struct.pack(f"<{len(gfns)}Q", *gfns), 9)
-        data = zlib.compress(b"".join(self.pages[gfn] for gfn in gfns), 9)
+        index = lzma.compress(struct.pack(f"<{len(gfns)}Q", *gfns))
+        data = lzma.compress(b"".join(self.pages[gfn] for gfn in gfns), preset=9)
         path.touch(mode=0o600)
         path.write_bytes(self._HEADER.pack(self.MAGIC, self.VERSION, len(gfns), len(index), self._size) + index + data)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote; a damaged or foreign file is a `UsageError`."""
+        import lzma
+
         try:
             blob = path.read_bytes()
             magic, version, count, index_size, size = cls._HEADER.unpack_from(blob)
@@ -246,7 +249,7 @@ class SparseMemory(_PagedMemory):
             start = cls._HEADER.size
             index = _inflate(blob[start : start + index_size], count * 8)
             data = _inflate(blob[start + index_size :], count * PAGE_SIZE)
-        except (OSError, struct.error, zlib.error) as error:
+        except (OSError, struct.error, lzma.LZMAError) as error:
             raise UsageError(f"cannot read the guest pages: {error}", where=str(path)) from error
         if len(index) != count * 8 or len(data) != count * PAGE_SIZE:
             raise UsageError("the file of guest pages is cut short", where=str(path))
@@ -255,7 +258,9 @@ class SparseMemory(_PagedMemory):
 
 
 def _inflate(data: bytes, limit: int) -> bytes:
-    return zlib.decompressobj().decompress(data, limit) if limit else b""
+    import lzma
+
+    return lzma.LZMADecompressor().decompress(data, limit) if limit else b""
 
 
 class RecordingMemory(_PagedMemory):

@@ -79,6 +79,10 @@ class Paths:
                 types.offset("super_block", "s_root"), types.offset("task_struct", "nsproxy"),
                 types.offset("nsproxy", "mnt_ns"), types.offset("mount", "mnt_instance"),
             )  # fmt: skip
+        self._namespace_steps = (
+            types.offset("inode", "i_private"), types.offset("ns_common", "ops"),
+            types.offset("proc_ns_operations", "name"),
+        )  # fmt: skip
         self._names: dict[int, str] = {}
         self._functions: dict[int, int] = {}
         self._locks = [a for a in (kernel.find("rename_lock"), kernel.find("mount_lock")) if a is not None]
@@ -139,6 +143,13 @@ class Paths:
         reachable = bool(namespace) and dentry == root
         joined = b"/".join(reversed(parts)) if len(parts) > 1 else b"/"
         return GuestPath(text(joined), "file", deleted, reachable)
+
+    def _namespace_kind(self, inode: int) -> str:
+        """Return ``net``, ``mnt``...: what the ns_common behind a namespace's inode is called."""
+        at = inode
+        for offset in self._namespace_steps:
+            at = self._space.read_u64(at + offset)
+        return text(self._space.read_cstring(at, 32))
 
     def in_namespace(self, dentry: int, task: int) -> GuestPath:
         """Return the path of a dentry whose mount nobody tells: through a mount of its file system that ``task`` sees.
@@ -214,7 +225,7 @@ class Paths:
         shown = ""
         if "{name}" in form:
             if symbol == "ns_dname":
-                raise Unreadable("a namespace file")  # its name is in ns_operations, see `Namespaces`
+                return GuestPath(f"{self._namespace_kind(inode)}:[{number}]", kind)
             raw = inline[:length] if name == dentry + self._inline else self._space.read(name, min(length, NAME_MAX))
             shown = text(raw.split(b"\0")[0])
         return GuestPath(form.format(ino=number, name=shown), kind, deleted=symbol == "simple_dname")

@@ -6,6 +6,8 @@ from __future__ import annotations
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
+from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from drakmet.errors import GuestError
@@ -48,24 +50,30 @@ class Symbols:
     @classmethod
     def of(cls, symbols: Iterable[tuple[int, str, str]]) -> Symbols:
         """Make the columns of ``(address, kind, name)``."""
-        rows = sorted(symbols, key=lambda row: row[0])
-        parts = [row[2].encode("utf-8", "surrogateescape") + b"\0" for row in rows]
-        starts = array("I")
-        at = 0
-        for part in parts:
-            starts.append(at)
-            at += len(part)
-        hashed = sorted((zlib.crc32(part[:-1]), i) for i, part in enumerate(parts))
-        return cls(
-            Columns(
-                array("Q", [row[0] for row in rows]),
-                bytes([ord(row[1][:1] or "?") & 0x7F for row in rows]),
-                b"".join(parts),
-                starts,
-                array("I", [one[0] for one in hashed]),
-                array("I", [one[1] for one in hashed]),
-            )
-        )
+        rows = sorted(symbols, key=itemgetter(0))
+        names = b"".join([row[2].encode("utf-8", "surrogateescape") + b"\0" for row in rows])
+        kinds = bytes([ord(row[1][:1] or "?") & 0x7F for row in rows])
+        return cls.of_columns(array("Q", [row[0] for row in rows]), kinds, names)
+
+    @classmethod
+    def of_columns(cls, addresses: Sequence[int], kinds: bytes, names: bytes) -> Symbols:
+        """Make the columns of three that are ordered by address already; ``names`` are each ended by a NUL."""
+        parts = names.split(b"\0")
+        parts.pop()
+        starts = array("I", [0])
+        starts.extend(accumulate([len(part) + 1 for part in parts]))
+        starts.pop()
+        hashes = list(map(zlib.crc32, parts))
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)
+        hashes.sort()
+        return cls(Columns(addresses, kinds, names, starts, array("I", hashes), array("I", order)))
+
+    def moved(self, distance: int) -> Symbols:
+        """Return the same symbols with those of the kernel's half ``distance`` lower."""
+        if not distance:
+            return self
+        lower = [a - distance if a >= KERNEL_HALF else a for a in self.columns.addresses]
+        return Symbols(self.columns._replace(addresses=array("Q", lower)))
 
     def __len__(self) -> int:
         return len(self.columns.addresses)
