@@ -107,7 +107,7 @@ def check(paths: tuple[Path, ...], strict: bool, plugins_dir: tuple[Path, ...], 
     from drakmet.rules.check import Issue, Linter
     from drakmet.rules.trial import Laboratory
 
-    loaded = load_rules(paths or None, strict=False)
+    loaded = load_rules(paths or [bundled()], strict=False)
     linter = Linter(Laboratory(known_records(plugins_dir)), loaded.lists)
     issues = [Issue("error", "format", error.where or "", error.what, error.hint) for error in loaded.errors]
     issues += [issue for file in loaded.files for issue in linter.check(file)]
@@ -133,7 +133,7 @@ def test(paths: tuple[Path, ...], plugins_dir: tuple[Path, ...], output: Format)
     """
     from drakmet.rules.trial import Laboratory
 
-    loaded = load_rules(paths or None)
+    loaded = load_rules(paths or [bundled()])
     laboratory = Laboratory(known_records(plugins_dir))
     verdicts = [verdict for file in loaded.files for verdict in laboratory.try_rule(file, loaded.lists)]
     failed = [verdict for verdict in verdicts if verdict.fault]

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``drakmet rules`` as a person meets it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from click.testing import CliRunner, Result
+
+from drakmet.cli import rules as command
+from drakmet.errors import DrakmetError, ExitCode
+from drakmet.records import Coverage, EventRecord, Process
+from drakmet.store import Writer
+
+
+class Opened(EventRecord):
+    """A file was opened."""
+
+    path: Annotated[str | None, "its path"] = None
+
+
+RULE = """
+id = "secret"
+title = "A secret was read"
+level = "high"
+status = "test"
+description = "Somebody opened a secret."
+attack = ["T1005"]
+from = "opened"
+message = "{exe} opened {path}"
+sql = '''
+SELECT opened.id, path, exe FROM opened
+LEFT JOIN process ON process.id = opened.process
+WHERE path GLOB '/secret/*'
+'''
+[[test]]
+title = "a secret"
+rows.opened = [{ path = "/secret/a" }]
+findings = 1
+[[test]]
+title = "no secret"
+rows.opened = [{ path = "/etc/passwd" }]
+findings = []
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(command, "known_records", lambda _directories: [Opened])
+    monkeypatch.setattr(command, "bundled", lambda: tmp_path)
+    (tmp_path / "secret.toml").write_text(RULE)
+    return tmp_path
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "run.db"
+    with Writer(path, [Opened]) as writer:
+        writer.begin_session(host="h", guest="g", source="s", begin=0)
+        writer.put(Process(id=1, session=1, time=0, exe="/bin/\x1b[31mcat"))
+        writer.put(Coverage(session=1, plugin="p", trap="t", tables=["opened"], begin=0))
+        writer.put(Opened(session=1, time=10**9, process=1, path="/secret/a"))
+        writer.put(Opened(session=1, time=2 * 10**9, process=1, path="/open/a"))
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command.rules, [str(argument) for argument in arguments])
+
+
+def test_findings_end_with_1(site: Path, database: Path) -> None:
+    result = run("run", database)
+    assert result.exit_code == ExitCode.FINDINGS
+    assert "1970-01-01T00:00:01.000000Z" in result.stdout
+    assert "1 fired" in result.stderr
+    assert all(line.isprintable() for line in result.output.splitlines())
+
+
+def test_findings_are_the_same_for_programs(site: Path, database: Path) -> None:
+    (finding,) = json.loads(run("run", database, "--json").stdout)
+    assert finding["rests_on"] == [["opened", 1], ["process", 1]]
+    assert (finding["rule"], finding["level"], finding["session"]) == ("secret", "high", 1)
+    assert finding["message"] == "/bin/\x1b[31mcat opened /secret/a"
+
+
+def test_a_clean_file_ends_with_0_and_an_unknown_one_with_3(site: Path, tmp_path: Path) -> None:
+    for name, tables, code in [("clean", ["opened"], ExitCode.CLEAN), ("blind", ["other"], ExitCode.PARTLY)]:
+        with Writer(tmp_path / f"{name}.db", [Opened]) as writer:
+            writer.begin_session(host="h", guest="g", source="s")
+            writer.put(Coverage(session=1, plugin="p", trap="t", tables=tables, begin=0))
+        assert run("run", tmp_path / f"{name}.db").exit_code == code
+    result = run("run", tmp_path / "blind.db", "--outcomes")
+    assert "not evaluated" in result.stdout
+    assert "opened was not collected" in result.stdout
+
+
+def test_rules_are_chosen_by_id_and_level(site: Path, database: Path) -> None:
+    (site / "minor.toml").write_text(RULE.replace('"secret"', '"minor"').replace('"high"', '"low"'))
+    assert len(json.loads(run("run", database, "--json").stdout)) == 2
+    assert [f["rule"] for f in json.loads(run("run", database, "--json", "--level", "high").stdout)] == ["secret"]
+    assert [f["rule"] for f in json.loads(run("run", database, "--json", "--rule", "minor").stdout)] == ["minor"]
+    result = run("run", database, "--rule", "minar")
+    assert isinstance(result.exception, DrakmetError)
+    assert result.exception.exit_code == ExitCode.USAGE
+    assert "did you mean minor" in str(result.exception)
+
+
+def test_check_and_test_are_content_with_a_good_rule(site: Path) -> None:
+    assert run("check", site / "secret.toml").exit_code == ExitCode.CLEAN
+    result = run("test")
+    assert (result.exit_code, result.stdout) == (ExitCode.CLEAN, "")
+    assert "1 rules, 2 tests, 0 failed" in result.stderr
+
+
+def test_check_says_what_is_wrong_and_where(site: Path) -> None:
+    bad = site / "bad.toml"
+    bad.write_text(RULE.replace('"secret"', '"bad"').replace("WHERE path", "WHERE pth"))
+    (site / "broken.toml").write_text("id =")
+    result = run("check")
+    assert result.exit_code == ExitCode.USAGE
+    assert f"{bad}:13: error: there is no column pth [unknown-column]\n  did you mean path?" in result.stdout
+    assert f"{site / 'broken.toml'}:1: error: not TOML" in result.stdout
+    codes = {issue["code"] for issue in json.loads(run("check", "--json").stdout)}
+    assert codes == {"unknown-column", "format"}
+
+
+def test_check_can_be_strict(site: Path) -> None:
+    (site / "secret.toml").write_text(RULE.replace('attack = ["T1005"]', ""))
+    assert run("check").exit_code == ExitCode.CLEAN
+    assert run("check", "--strict").exit_code == ExitCode.USAGE
+
+
+def test_test_says_which_test_failed(site: Path) -> None:
+    (site / "secret.toml").write_text(RULE.replace("/etc/passwd", "/secret/b"))
+    result = run("test")
+    assert result.exit_code == ExitCode.USAGE
+    assert "no secret\n  it finds 1 ('? opened /secret/b') instead of nothing" in result.stdout
+    faults = [bool(verdict["fault"]) for verdict in json.loads(run("test", "--json").stdout)]
+    assert faults == [False, True]
+
+
+def test_rules_are_listed_and_shown(site: Path) -> None:
+    assert "A secret was read" in run("list").stdout
+    assert run("show", "secret").stdout == f"# {site / 'secret.toml'}\n{RULE}"
+    assert isinstance(run("show", "secrat").exception, DrakmetError)
