@@ -25,8 +25,10 @@ from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.foreign import ForeignMap, ForeignMemory, GuestMemory
 from drakmet.pyxen.layout import AccessFlag, ControlRegister, Flag, Reason
 from drakmet.pyxen.monitor import Monitor
+from drakmet.pyxen.recovery import owner, recover
 from drakmet.pyxen.registers import Registers
 from drakmet.pyxen.ring import HIT, HIT_ARGS, HIT_RETURN, Ring, RingError, reader
+from drakmet.pyxen.session import ExtraFrames, Session
 from drakmet.pyxen.xenstore import Xenstore
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "DomainInfo",
     "Event",
     "Flag",
+    "ExtraFrames",
     "ForeignMap",
     "ForeignMemory",
     "GuestMemory",
@@ -58,6 +61,7 @@ __all__ = [
     "Registers",
     "Ring",
     "RingError",
+    "Session",
     "SingleStep",
     "SoftwareBreakpoint",
     "VcpuInfo",
@@ -65,5 +69,7 @@ __all__ = [
     "XenCallError",
     "Xenstore",
     "event_at",
+    "owner",
     "reader",
+    "recover",
 ]

@@ -152,6 +152,7 @@ void xs_close(xs_handle *xsh);
 char **xs_directory(xs_handle *h, uint32_t t, const char *path, unsigned int *num);
 void *xs_read(xs_handle *h, uint32_t t, const char *path, unsigned int *len);
 _Bool xs_write(xs_handle *h, uint32_t t, const char *path, const void *data, unsigned int len);
+_Bool xs_rm(xs_handle *h, uint32_t t, const char *path);
 
 xentoollog_logger *xtl_createlogger_stdiostream(FILE *f, int min_level, unsigned flags);
 void xtl_logger_destroy(xentoollog_logger *logger);

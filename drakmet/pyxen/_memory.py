@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from typing import Any
 
@@ -37,29 +38,51 @@ def blank(address: int, length: int, *, writable: bool = False) -> None:
         raise XenCallError("mmap", shared.ffi.errno)
 
 
-def map_frames(foreign: Any, domid: int, address: int, gfns: Any, count: int, *, writable: bool) -> list[int]:
-    """Map ``count`` frames of a domain at ``address``; return one errno for each, 0 where it worked.
-
-    Frames that are not there leave zeros.
-    """
+def _map(foreign: Any, domid: int, address: int, gfns: list[int], protection: int) -> list[int]:
+    """Map frames at ``address``; return one errno for each, 0 where it worked. Those that failed fault when read!"""
     shared = libraries()
     ffi = shared.ffi
-    errors = ffi.new("int[]", count)
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    where = ffi.cast("void *", address)
+    errors = ffi.new("int[]", len(gfns))
     mapped = shared.foreignmemory.xenforeignmemory_map2(
-        foreign, domid, where, protection, MAP_FIXED, count, gfns, errors
+        foreign,
+        domid,
+        ffi.cast("void *", address),
+        protection,
+        MAP_FIXED,
+        len(gfns),
+        ffi.new("xen_pfn_t[]", gfns),
+        errors,
     )
     if mapped == ffi.NULL:
         number = ffi.errno
-        blank(address, count * PAGE_SIZE)  # the library has unmapped the range: take it back
+        blank(address, len(gfns) * PAGE_SIZE)  # the library has unmapped the range: take it back
         raise XenCallError("xenforeignmemory_map2", number, domain=domid)
-    found = [-number for number in ffi.unpack(errors, count)]
-    start = None
-    for index, number in enumerate([*found, 0]):
-        if number and start is None:
-            start = index
-        elif not number and start is not None:
-            blank(address + start * PAGE_SIZE, (index - start) * PAGE_SIZE)
-            start = None
+    return [-number for number in ffi.unpack(errors, len(gfns))]
+
+
+def map_frames(foreign: Any, domid: int, address: int, gfns: list[int], *, writable: bool) -> list[int]:
+    """Map frames of a domain one behind the other at ``address``; return one errno for each, 0 where it worked.
+
+    Frames that are not there leave zeros. The kernel does not let a part of a foreign mapping be replaced, only all
+    of it; so where frames are missing the mapping is made again, in runs without any.
+    """
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    found = _map(foreign, domid, address, gfns, protection)
+    if not any(found):
+        return found
+    blank(address, len(gfns) * PAGE_SIZE)
+    start = 0
+    while start < len(gfns):
+        if found[start]:
+            start += 1
+            continue
+        end = start
+        while end < len(gfns) and not found[end]:
+            end += 1
+        at = address + start * PAGE_SIZE
+        again = _map(foreign, domid, at, gfns[start:end], protection)
+        if any(again):  # the guest gave one up between the two
+            blank(at, (end - start) * PAGE_SIZE)
+            found[start:end] = [number or errno.EAGAIN for number in again]
+        start = end
     return found

@@ -74,6 +74,7 @@ _HINTS: dict[tuple[str, int], str] = {
         "xc_domain_populate_physmap_exact",
         errno.EBUSY,
     ): "The guest is at its memory limit: raise it (xl mem-max) before.",
+    ("mmap", errno.ENOMEM): "This machine has too little memory, or the process too many mappings (vm.max_map_count).",
     ("xenevtchn_bind_interdomain", errno.EINVAL): "The other end is gone: the monitor was disabled meanwhile.",
 }
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _PAGE_SHIFT = 12
 _PAGE_MASK = PAGE_SIZE - 1
 _U64 = struct.Struct("@Q")
-_CHUNK = 4096
-"""Frames mapped with one call: 16 MiB."""
+_UNIT = 64
+"""Frames mapped with one call, and the least that can be mapped anew (see `_memory.map_frames`)."""
+_BLOCK = 512
+"""Frames that are looked for together: 2 MiB."""
 
 
 class ForeignMemory:
@@ -69,7 +71,6 @@ class ForeignMap:
     """
 
     def __init__(self, foreign: ForeignMemory, domid: int, gfns: Sequence[int], *, writable: bool = False) -> None:
-        ffi = libraries().ffi
         self.gfns = list(gfns)
         self.errors: dict[int, int] = {}
         self._closed = True
@@ -78,16 +79,10 @@ class ForeignMap:
         self.buffer: memoryview = view if writable else view.toreadonly()
         self._closed = False
         try:
-            for start in range(0, len(self.gfns), _CHUNK):
-                part = self.gfns[start : start + _CHUNK]
-                found = _memory.map_frames(
-                    foreign.handle,
-                    domid,
-                    self._address + start * PAGE_SIZE,
-                    ffi.new("xen_pfn_t[]", part),
-                    len(part),
-                    writable=writable,
-                )
+            for start in range(0, len(self.gfns), _UNIT):
+                part = self.gfns[start : start + _UNIT]
+                at = self._address + start * PAGE_SIZE
+                found = _memory.map_frames(foreign.handle, domid, at, part, writable=writable)
                 self.errors |= {start + index: number for index, number in enumerate(found) if number}
         except BaseException:
             self.close()
@@ -115,9 +110,13 @@ def _no_memory(gpa: int, length: int) -> Exception:
 class GuestMemory:
     """All of a guest's memory, mapped read-only in one piece: guest-physical address = index into ``buffer``.
 
-    ``buffer`` never faults: what the guest does not have reads as zeros, and ``present[gfn]`` is 1 for each frame that
-    is there. ``words`` is the same memory by 64-bit words (index: address >> 3). A frame that the guest gives up
-    (ballooning) or exchanges later stays what it was here until `refresh`.
+    ``buffer`` never faults: what is not mapped reads as zeros, and ``present[gfn]`` is 1 for each frame that is.
+    ``words`` is the same memory by 64-bit words (index: address >> 3). A frame that the guest gives up (ballooning) or
+    exchanges later stays what it was here until `refresh`.
+
+    Blocks of 2 MiB whose first frame the guest does not have are not mapped until `read` or `read_u64` asks for one of
+    their frames; the same holds for what lies beyond the first ``eager`` frames. Mapping costs about 7,000
+    instructions a frame: do it before the guest is paused.
 
     ``missing(gpa, length)`` makes the error that `read` raises.
     """
@@ -129,22 +128,26 @@ class GuestMemory:
         frames: int,
         *,
         missing: Callable[[int, int], Exception] = _no_memory,
+        eager: int = 1 << 20,
     ) -> None:
-        """Map the frames from 0 to ``frames`` (`Control.max_gpfn` + 1)."""
+        """Take the frames from 0 to ``frames`` (`Control.max_gpfn` + 1)."""
         self._foreign = foreign
         self._missing = missing
-        self._ffi = libraries().ffi
         self.domid = domid
         self.frames = frames
         self.present = bytearray(frames)
+        self._tried = bytearray((frames + _BLOCK - 1) // _BLOCK)
         self._closed = False
         self._area, self._address = _memory.reserve(frames * PAGE_SIZE)
         self.buffer: memoryview = memoryview(self._area).toreadonly()
         self.words: memoryview = self.buffer.cast("Q")
         self._end = frames << _PAGE_SHIFT
         try:
-            for start in range(0, frames, _CHUNK):
-                self._map(start, min(_CHUNK, frames - start))
+            first = range(0, min(frames, eager), _BLOCK)
+            with foreign.map(domid, first) as probe:
+                likely = [gfn for index, gfn in enumerate(first) if index not in probe.errors]
+            for gfn in likely:
+                self._map_block(gfn // _BLOCK)
         except BaseException:
             self.close()
             raise
@@ -157,16 +160,28 @@ class GuestMemory:
     ) -> None:
         self.close()
 
-    def _map(self, start: int, count: int) -> None:
-        found = _memory.map_frames(
-            self._foreign.handle,
-            self.domid,
-            self._address + start * PAGE_SIZE,
-            self._ffi.new("xen_pfn_t[]", list(range(start, start + count))),
-            count,
-            writable=False,
-        )
-        self.present[start : start + count] = bytes(not number for number in found)
+    def _map_block(self, block: int) -> None:
+        self._tried[block] = 1
+        for start in range(block * _BLOCK, min((block + 1) * _BLOCK, self.frames), _UNIT):
+            self._map_unit(start)
+
+    def _map_unit(self, start: int) -> None:
+        gfns = list(range(start, min(start + _UNIT, self.frames)))
+        at = self._address + start * PAGE_SIZE
+        found = _memory.map_frames(self._foreign.handle, self.domid, at, gfns, writable=False)
+        self.present[start : start + len(gfns)] = bytes(not number for number in found)
+
+    def _ensure(self, gpa: int, length: int) -> bool:
+        """Return whether all of the frames are there, after trying those that were not tried yet."""
+        if gpa < 0 or length < 0 or gpa + length > self._end:
+            return False
+        first, last = gpa >> _PAGE_SHIFT, (gpa + length + _PAGE_MASK) >> _PAGE_SHIFT
+        if self.present.find(0, first, last) < 0:
+            return True
+        for block in range(first // _BLOCK, (last - 1) // _BLOCK + 1):
+            if not self._tried[block]:
+                self._map_block(block)
+        return self.present.find(0, first, last) < 0
 
     @property
     def size(self) -> int:
@@ -183,30 +198,23 @@ class GuestMemory:
 
     def read(self, gpa: int, length: int) -> bytes:
         """Return exactly ``length`` bytes at ``gpa``."""
-        end = gpa + length
-        if gpa < 0 or length < 0 or end > self._end:
+        if not self._ensure(gpa, length):
             raise self._missing(gpa, length)
-        if length and self.present.find(0, gpa >> _PAGE_SHIFT, (end + _PAGE_MASK) >> _PAGE_SHIFT) >= 0:
-            raise self._missing(gpa, length)
-        return bytes(self.buffer[gpa:end])
+        return bytes(self.buffer[gpa : gpa + length])
 
     def read_u64(self, gpa: int) -> int:
         """Return the little-endian 64-bit word at ``gpa``."""
-        if (
-            gpa < 0
-            or gpa + 8 > self._end
-            or not self.present[gpa >> _PAGE_SHIFT]
-            or not self.present[gpa + 7 >> _PAGE_SHIFT]
-        ):
+        if not self._ensure(gpa, 8):
             raise self._missing(gpa, 8)
         value: int = _U64.unpack_from(self.buffer, gpa)[0]
         return value
 
     def refresh(self, gfns: Iterable[int]) -> None:
-        """Map frames anew that the guest has exchanged, given up or got back."""
-        for gfn in gfns:
-            if 0 <= gfn < self.frames:
-                self._map(gfn, 1)
+        """Map frames anew that the guest has exchanged, given up or got back (and their neighbours, 64 at once)."""
+        for start in sorted({gfn // _UNIT * _UNIT for gfn in gfns if 0 <= gfn < self.frames}):
+            # all of the mapping must go at once, and it may be several runs
+            _memory.blank(self._address + start * PAGE_SIZE, min(_UNIT, self.frames - start) * PAGE_SIZE)
+            self._map_unit(start)
 
     def close(self) -> None:
         """Let the guest's frames go; every read then fails, and old views read as zeros. May be called twice."""

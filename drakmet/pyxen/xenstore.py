@@ -87,6 +87,11 @@ class Xenstore:
         if not self._library.xs_write(self.handle, 0, path.encode(), value, len(value)):
             raise XenCallError("xs_write", self._ffi.errno, detail=path)
 
+    def remove(self, path: str) -> None:
+        """Remove what is at ``path`` and below, if it is there."""
+        if not self._library.xs_rm(self.handle, 0, path.encode()) and self._ffi.errno != errno.ENOENT:
+            raise XenCallError("xs_rm", self._ffi.errno, detail=path)
+
     def name_of(self, domid: int) -> str | None:
         """Return a domain's name, None if it has none."""
         return self.read_text(f"/local/domain/{domid}/name")

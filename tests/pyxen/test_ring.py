@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import mmap
-from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +27,9 @@ from drakmet.pyxen import (
     layout,
 )
 from drakmet.pyxen.ring import HIT_ARGS_FIELDS, HIT_FIELDS, HIT_RETURN_FIELDS, REQ_PROD, RSP_EVENT, RSP_PROD
+
+if TYPE_CHECKING:
+    from random import Random
 
 U64 = st.integers(0, 2**64 - 1)
 

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Giving a guest back to itself after its monitor died without leaving it.
+
+A vCPU that waited for an answer then waits for ever: Xen keeps its pause when the ring goes. What a monitor has given
+the guest is written to xenstore while it is attached, so that whoever comes next can take it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from drakmet.pyxen.altp2m import Altp2m
+from drakmet.pyxen.failures import XenCallError
+from drakmet.pyxen.layout import EVENT, INTERFACE_VERSION, RING_HEADER, SLOT_SIZE, SLOTS, Flag
+from drakmet.pyxen.monitor import Monitor
+from drakmet.pyxen.ring import RSP_PROD
+from drakmet.pyxen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from drakmet.pyxen.control import Control
+    from drakmet.pyxen.ring import Ring
+
+_MAX_FRAMES = 1 << 16
+
+
+def _path(domid: int) -> str:
+    return f"/tool/drakmet/{domid}"
+
+
+class Journal:
+    """What a session must take back, kept in xenstore (below /tool, which only dom0 can read) while it lasts."""
+
+    def __init__(self, domid: int, handle: str) -> None:
+        self.domid = domid
+        self.handle = handle
+
+    def write(self, gfns: Sequence[int], max_memkb: int | None) -> None:
+        """Note the frames given to the guest and the memory limit it had."""
+        entry = {"pid": os.getpid(), "guest": self.handle, "gfns": _runs(gfns), "max_memkb": max_memkb}
+        with Xenstore() as store:
+            store.write(_path(self.domid), json.dumps(entry).encode())
+
+    def clear(self) -> None:
+        """Forget it: all is taken back."""
+        with Xenstore() as store:
+            store.remove(_path(self.domid))
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what a session left, None if there is nothing or if it is about another guest."""
+        with Xenstore() as store:
+            text = store.read(_path(self.domid))
+        if text is None:
+            return None
+        try:
+            entry = json.loads(text)
+            runs = [(int(first), int(count)) for first, count in entry["gfns"]]
+            limit = entry["max_memkb"]
+            found = {"pid": int(entry["pid"]), "max_memkb": None if limit is None else int(limit)}
+        except (ValueError, KeyError, TypeError):
+            return None
+        if entry.get("guest") != self.handle or any(
+            first <= 0 or not 0 < count <= _MAX_FRAMES for first, count in runs
+        ):
+            return None
+        return found | {"gfns": [gfn for first, count in runs for gfn in range(first, first + count)]}
+
+
+def _runs(gfns: Sequence[int]) -> list[tuple[int, int]]:
+    """Return ``gfns`` as (first, count): a xenstore value has 4 KiB at most."""
+    runs: list[tuple[int, int]] = []
+    for gfn in sorted(gfns):
+        if runs and runs[-1][0] + runs[-1][1] == gfn:
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+        else:
+            runs.append((gfn, 1))
+    return runs
+
+
+def owner(control: Control, domid: int) -> int | None:
+    """Return the process id of the drakmet that has this guest, if one that lives has noted it."""
+    entry = Journal(domid, str(control.domain(domid).handle)).read()
+    if entry is None:
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(entry["pid"], 0)
+        return int(entry["pid"])
+    return None
+
+
+def release_vcpus(ring: Ring, vcpus: int, resume: Any) -> None:
+    """Answer for every vCPU, whether it asked or not: go on. Xen ignores what is too much (a line in its log)."""
+    for first in range(0, vcpus, SLOTS):
+        for vcpu in range(first, min(first + SLOTS, vcpus)):
+            slot = RING_HEADER + vcpu % SLOTS * SLOT_SIZE
+            ring.data[slot : slot + SLOT_SIZE] = bytes(SLOT_SIZE)
+            for name, value in (
+                ("version", INTERFACE_VERSION),
+                ("flags", int(Flag.VCPU_PAUSED)),
+                ("vcpu_id", vcpu),
+            ):
+                ring.ints[slot + EVENT.offsets[name] >> 2] = value
+        ring.ints[RSP_PROD] = min(first + SLOTS, vcpus)
+        resume()
+
+
+def recover(control: Control, domid: int) -> None:
+    """Undo all that a dead monitor left on a domain: its ring, its views, its steps, its frames.
+
+    Only when it is certain that no monitor lives: a living one loses the guest.
+    """
+    info = control.domain(domid)
+    journal = Journal(domid, str(info.handle))
+    with control.paused(domid):
+        views = Altp2m(control, domid)
+        with contextlib.suppress(XenCallError):
+            if views.active:
+                views.turn_off()
+        with contextlib.suppress(XenCallError):
+            control.call("xc_monitor_disable", domid)
+        for vcpu in range(info.vcpus):
+            with contextlib.suppress(XenCallError):
+                control.single_step_off(domid, vcpu)
+        with Monitor(control, domid) as monitor:
+            release_vcpus(monitor.ring, info.vcpus, monitor.resume)
+        left = journal.read()
+        if left is not None:
+            try:
+                control.depopulate(domid, left["gfns"])
+            except XenCallError as error:
+                if error.errno not in (errno.EBUSY, errno.EINVAL):  # they went already
+                    raise
+            if left["max_memkb"] is not None:
+                control.set_max_memkb(domid, left["max_memkb"])
+    journal.clear()
