@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keeps the book of when each trap was armed, and when and why it was not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drakmet.records import Coverage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from drakmet.records import Record
+
+Key = tuple[str, str]
+"""Plugin and trap."""
+
+
+class CoverageBook:
+    """Writes an interval when it begins and again when it ends; a store replaces the first by the second."""
+
+    def __init__(self, session: int, put: Callable[[Record], object]) -> None:
+        self._session = session
+        self._put = put
+        self._open: dict[Key, Coverage] = {}
+        self.gaps = 0
+
+    def armed(self, key: Key, tables: Iterable[str], time: int) -> None:
+        """A trap is armed from ``time`` on."""
+        self._begin(key, tables, time, None)
+
+    def gap(self, key: Key, tables: Iterable[str], time: int, reason: str) -> None:
+        """A trap sees nothing, or not all, from ``time`` on."""
+        self.gaps += 1
+        self._begin(key, tables, time, reason)
+
+    def _begin(self, key: Key, tables: Iterable[str], time: int, reason: str | None) -> None:
+        self.close(key, time)
+        row = Coverage(session=self._session, plugin=key[0], trap=key[1], tables=list(tables), begin=time, gap=reason)
+        self._open[key] = row
+        self._put(row)
+
+    def close(self, key: Key, time: int, missed: int | None = None) -> None:
+        """The interval that is open for a trap, if any, ends."""
+        row = self._open.pop(key, None)
+        if row is not None:
+            row.end = time
+            row.missed = missed
+            self._put(row)
+
+    def close_all(self, time: int) -> None:
+        """Every open interval ends."""
+        for key in list(self._open):
+            self.close(key, time)

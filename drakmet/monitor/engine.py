@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Puts traps into a running domain and takes them out again.
+
+Everything that can be made while the guest runs is made then: frames, copies, the view, the ring. The guest is stopped
+only to turn events on, to compare the copies with what it wrote meanwhile, and to switch the view.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from drakmet.errors import DrakmetError, XenError
+from drakmet.monitor.answers import Answers
+from drakmet.monitor.armed import Place
+from drakmet.monitor.loop import make_batch
+from drakmet.monitor.shadow import Shadows
+from drakmet.monitor.undo import Undo
+from drakmet.pyxen import HOST_VIEW, Access
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from drakmet.guest.linux import LinuxGuest
+    from drakmet.guest.memory import PhysicalMemory
+    from drakmet.monitor.dispatch import Hits
+    from drakmet.pyxen import Altp2m, Channel, Control, DomainInfo, ForeignMap, Monitor
+
+_SPARE: Final = 48
+"""Shadow frames beyond those of the functions, for the places that calls of them return to."""
+_SINGLESTEP: Final = 1 << 2  # xen/domctl.h, XEN_DOMCTL_MONITOR_EVENT_SINGLESTEP
+_PAGE_KB: Final = 4
+_DRAINS: Final = 64
+
+
+class Domain(Protocol):
+    """What the engine needs of a running domain (`drakmet.sources.xen.XenSource`)."""
+
+    control: Control
+    domid: int
+
+    @property
+    def memory(self) -> PhysicalMemory:
+        """Its memory as it is."""
+
+    def state(self) -> DomainInfo | None:
+        """What Xen says of it, None if it is gone."""
+
+    def altp2m(self) -> Altp2m:
+        """Its views."""
+
+    def monitor(self) -> Monitor:
+        """Its event ring, enabled."""
+
+    def channel(self, port: int) -> Channel:
+        """The event channel to the ring."""
+
+    def map(self, gfns: Sequence[int]) -> ForeignMap:
+        """Frames of it, for writing."""
+
+
+class Engine:
+    """The traps of one domain. After `attach` the guest runs and `channel.fd` tells of events; `batch` handles them."""
+
+    def __init__(self, domain: Domain, guest: LinuxGuest) -> None:
+        self.domain = domain
+        self._guest = guest
+        self._control = domain.control
+        self._domid = domain.domid
+        self._undo = Undo()
+        self.places: dict[int, Place] = {}
+        self.paused_attach: int | None = None
+        self.paused_detach: int | None = None
+        self.events: dict[str, int] = {}
+        self.batch: Callable[[], int] = lambda: 0
+        self.channel: Channel | None = None
+        self._shadows: Shadows | None = None
+        self._answers: Answers | None = None
+        self._altp2m: Altp2m | None = None
+        self._gpas: dict[int, int] = {}
+
+    @property
+    def shadow_frames(self) -> int:
+        """How many frames are shadowed."""
+        return len(self._shadows) if self._shadows is not None else 0
+
+    @property
+    def undo_steps(self) -> list[str]:
+        """What a detach would take back, in that order: what a guardian has to know."""
+        return self._undo.names
+
+    def attach(
+        self, places: dict[int, Place], hits: Hits, registers: set[str], note: Callable[..., None] | None = None
+    ) -> None:
+        """Arm ``places`` and let the guest run into them; if anything fails, the guest is as it was."""
+        try:
+            self._attach(places, hits, registers, note)
+        except BaseException:
+            self.detach()
+            raise
+
+    def _attach(
+        self, places: dict[int, Place], hits: Hits, registers: set[str], note: Callable[..., None] | None
+    ) -> None:
+        control, domid, undo = self._control, self._domid, self._undo
+        gpas = {address: self._guest.kernel.gpa(address) for address in places}
+        window, spare = self._make_frames(len({gpa >> 12 for gpa in gpas.values()}) + _SPARE)
+        monitor = self.domain.monitor()
+        undo.add("event ring", monitor.close)
+        if not monitor.capabilities & _SINGLESTEP:
+            raise XenError(
+                "this CPU cannot single-step a guest unnoticed (no monitor trap flag)",
+                where=f"domain {domid}",
+                hint="an Intel CPU with VT-x is needed",
+            )
+        channel = self.channel = self.domain.channel(monitor.port)
+        undo.add("event channel", channel.close)
+        altp2m = self._altp2m = self.domain.altp2m()
+        undo.add("views", altp2m.close)
+        altp2m.turn_on()
+        view = altp2m.create_view(Access.RWX)
+        shadows = self._shadows = Shadows(altp2m, view, self.domain.memory, spare, window.buffer)
+        answers = self._answers = Answers(
+            monitor.ring, control, domid, shadows, self._guest, self.events, self._on_changed
+        )
+        for address, place in places.items():
+            shadows.arm(gpas[address])
+            self._gpas[address] = gpas[address]
+            self.places[address] = place
+            answers.choose(place, gpas[address])
+        self.batch = make_batch(monitor.ring, channel.notify, self.places, hits, registers, answers.other, note)
+        undo.add("guest in the view", lambda: self._leave_view(monitor))
+        begun = time.monotonic_ns()
+        with control.paused(domid):
+            monitor.software_breakpoint()
+            monitor.singlestep()
+            self._on_changed(shadows.refresh_all())
+            altp2m.switch(view)
+        self.paused_attach = time.monotonic_ns() - begun
+
+    def _make_frames(self, count: int) -> tuple[ForeignMap, list[int]]:
+        """Give the guest ``count`` frames past its last, mapped for us; its memory limit is raised for them."""
+        control, domid, undo = self._control, self._domid, self._undo
+        info = control.domain(domid)
+        pool = control.paging_pool(domid)
+        # A view needs page tables of its own for what the guest touches. Xen crashes a guest whose pool runs dry.
+        tables = info.tot_pages // 512 + count + 64
+        undo.add("page-table pool", lambda: self._restore_pool(pool))
+        control.set_paging_pool(domid, pool + tables * 4096)
+        undo.add("memory limit", lambda: control.set_max_memkb(domid, info.max_memkb))
+        control.set_max_memkb(domid, max(info.max_memkb, info.tot_pages * _PAGE_KB) + count * _PAGE_KB)
+        first = control.max_gpfn(domid) + 1
+        spare = list(range(first, first + count))
+        control.populate(domid, spare)
+        undo.add("shadow frames", lambda: control.depopulate(domid, spare))
+        window = self.domain.map(spare)
+        undo.add("their mapping", window.close)
+        if window.errors:
+            raise XenError(f"{len(window.errors)} of {count} shadow frames cannot be mapped", where=f"domain {domid}")
+        return window, spare
+
+    def _restore_pool(self, size: int) -> None:
+        with contextlib.suppress(XenError):  # Xen may keep some of it in use: a larger pool harms nobody
+            self._control.set_paging_pool(self._domid, size)
+
+    def _leave_view(self, monitor: Monitor) -> None:
+        """With the guest stopped: answer all it asked, end its steps, put it into its own memory, take it all down.
+
+        The steps that need the guest stopped were added before this one, so they are taken back from here.
+        """
+        begun = time.monotonic_ns()
+        with self._control.paused(self._domid):
+            try:
+                self._drain()
+                monitor.events_off()
+                self._drain()
+                assert self._altp2m is not None  # noqa: S101  # it was made before this step was added
+                for vcpu in range(self._control.domain(self._domid).vcpus):
+                    self._control.single_step_off(self._domid, vcpu)
+                self._altp2m.switch(HOST_VIEW)
+                self._drain()
+            finally:
+                self.places.clear()
+                failed = self._undo.unwind(until="their mapping")
+        self.paused_detach = time.monotonic_ns() - begun
+        if failed:
+            raise failed[0][1]
+
+    def _drain(self) -> None:
+        """Handle what is in the ring until nothing comes any more."""
+        for _ in range(_DRAINS):
+            if not self.batch():
+                return
+
+    def detach(self) -> list[tuple[str, Exception]]:
+        """Take everything back; return what failed. A guest that is gone fails nothing."""
+        failed = self._undo.unwind()
+        self.places.clear()
+        self.batch = lambda: 0
+        gone = bool(failed) and self.domain.state() is None
+        return [] if gone else failed
+
+    def learn(self, address: int) -> bool:
+        """Arm the place that calls return to at ``address``, while a vCPU waits; tell whether that worked."""
+        place = self.places.get(address)
+        if place is not None:
+            place.site = True
+            return True
+        try:
+            gpa = self._guest.kernel.gpa(address)
+            self._arm(gpa)
+        except DrakmetError:
+            return False
+        place = Place(address, "", site=True)
+        self._gpas[address] = gpa
+        self._choose(place, gpa)
+        self.places[address] = place
+        return True
+
+    def add(self, place: Place) -> None:
+        """Arm a function's entry again."""
+        if place.address not in self.places:
+            gpa = self._guest.kernel.gpa(place.address)
+            self._arm(gpa)
+            self._gpas[place.address] = gpa
+            self._choose(place, gpa)
+            self.places[place.address] = place
+
+    def remove(self, place: Place) -> None:
+        """Take a function's entry out; it stays if calls return there."""
+        if not place.site and self.places.pop(place.address, None) is not None and self._shadows is not None:
+            self._shadows.disarm(self._gpas.pop(place.address))
+
+    def _arm(self, gpa: int) -> None:
+        assert self._shadows is not None  # noqa: S101  # traps are added while attached
+        if gpa >> 12 in self._shadows:
+            self._shadows.arm(gpa)
+            return
+        # Between the new frame and its rights other vCPUs could read the breakpoints.
+        with self._control.paused(self._domid):
+            self._shadows.arm(gpa)
+
+    def _choose(self, place: Place, gpa: int) -> None:
+        assert self._answers is not None  # noqa: S101  # traps are added while attached
+        self._answers.choose(place, gpa)
+
+    def _on_changed(self, gpas: list[int]) -> None:
+        """The guest rewrote instructions that have breakpoints: go on another way from now on."""
+        if gpas and self._answers is not None:
+            changed = set(gpas)
+            for address, gpa in self._gpas.items():
+                if gpa in changed and address in self.places:
+                    self._answers.choose(self.places[address], gpa)
+
+    def alive(self) -> bool:
+        """Tell whether the guest is still there."""
+        return self.domain.state() is not None

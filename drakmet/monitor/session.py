@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A watch from beginning to end: prepare, attach, run, detach, in this order and with nothing left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from drakmet.errors import DrakmetError, UsageError
+from drakmet.guest.linux import LinuxGuest
+from drakmet.monitor import armed
+from drakmet.monitor.coverage import CoverageBook
+from drakmet.monitor.dispatch import Hits
+from drakmet.monitor.faults import Faults
+from drakmet.monitor.filters import Filters
+from drakmet.monitor.live import LiveDriver
+from drakmet.monitor.processes import Processes
+from drakmet.monitor.recorder import WatchRecorder
+from drakmet.monitor.replaying import ReplayDriver
+from drakmet.monitor.returns import Returns
+from drakmet.monitor.statistics import Statistics, TrapStatistics
+from drakmet.sources.replay import ReplaySource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from drakmet.guest.kernel import Kernel
+    from drakmet.monitor.armed import ArmedTrap, Prepared
+    from drakmet.monitor.plugin import Plugin
+    from drakmet.records import Process, Record
+    from drakmet.sources.base import Source
+    from drakmet.traps import Sink
+
+
+class Driver(Protocol):
+    """What moves a watch: a running domain, or a recording."""
+
+    batches: int
+
+    def now(self) -> int:
+        """Return the time that rows carry, in nanoseconds since 1970."""
+
+    def learn(self, address: int) -> bool:
+        """Arm a place that calls return to."""
+
+    def attach(self, prepared: Prepared, hits: Hits, note: Callable[..., None] | None) -> None:
+        """Arm everything."""
+
+    def pump(self) -> None:
+        """Handle what waits already."""
+
+    def run(
+        self,
+        seconds: float | None,
+        tick: Callable[[], bool],
+        traps: list[ArmedTrap],
+        turn: Callable[[ArmedTrap, bool], None],
+    ) -> str:
+        """Handle hits; return how the watch ended."""
+
+    def arm(self, trap: ArmedTrap) -> None:
+        """Put a trap back."""
+
+    def disarm(self, trap: ArmedTrap) -> None:
+        """Take a trap out."""
+
+    def stop(self) -> None:
+        """End `run` soon."""
+
+    def detach(self) -> list[tuple[str, Exception]]:
+        """Take everything back; return what failed."""
+
+
+class Monitor:
+    """Watches one guest.
+
+    ``source`` stays the caller's to close. `prepare` finds the kernel and compiles the traps while the guest runs and
+    is called by `attach` if need be; call it before to know ``kernel`` and ``prepared`` first. After `attach`, `run`
+    handles hits until it is told to end; `detach` takes everything back and may be called twice. As a context manager
+    it detaches at the end, whatever happens.
+
+    ``record`` writes a recording of the watch to this file.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plugins: Iterable[Plugin],
+        sinks: Iterable[Sink],
+        *,
+        filters: Filters | None = None,
+        record: Path | None = None,
+    ) -> None:
+        self.source = source
+        self.plugins = list(plugins)
+        self._sinks = list(sinks)
+        for plugin in self.plugins:
+            self._sinks.extend(plugin.sinks)
+        self._filters = filters or Filters()
+        self._record_to = record
+        self._recorder: WatchRecorder | None = None
+        self.kernel: Kernel | None = None
+        self.guest: LinuxGuest | None = None
+        self.prepared: armed.Prepared | None = None
+        self.outcome: str | None = None
+        self.session = 0
+        self.time = 0
+        self._driver: Driver | None = None
+        self._hits: Hits | None = None
+        self._book: CoverageBook | None = None
+        self._faults: Faults | None = None
+        self._processes: Processes | None = None
+        self._returns: Returns | None = None
+        self._traps: list[ArmedTrap] = []
+        self._records = 0
+        self._put: Callable[[Record], object] = lambda _: None
+        self._resting: set[ArmedTrap] = set()
+        if isinstance(source, ReplaySource) and record is not None:
+            raise UsageError("a recording cannot be recorded again", where=source.uri)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    # in order
+
+    def prepare(self) -> armed.Prepared:
+        """Find the guest's kernel and compile every trap for it; the guest runs on."""
+        if self.prepared is not None:
+            return self.prepared
+        known = None
+        if isinstance(self.source, ReplaySource):
+            known = self.source.head.places
+            self.kernel = self.source.kernel()
+            driver: Driver = ReplayDriver(self.source)
+        elif self._record_to is not None:
+            self._recorder = WatchRecorder(self._record_to, self.source)
+            self.kernel = self.source.kernel(self._recorder.memory)
+        else:
+            self.kernel = self.source.kernel()
+        guest = self.guest = LinuxGuest(self.kernel)
+        if not isinstance(self.source, ReplaySource):
+            driver = LiveDriver(self.source, guest)  # type: ignore[arg-type]  # the only live source is a domain
+        self._driver = driver
+        self.prepared = armed.prepare(guest, self.plugins, known)
+        self._traps = self.prepared.traps
+        if self._recorder is not None:
+            self._recorder.begin(self.kernel, self.prepared, driver.now())
+        return self.prepared
+
+    def attach(self, session: int = 1, next_process: int = 1) -> None:
+        """Arm every trap, then run the collectors; rows carry ``session``, process rows count from ``next_process``."""
+        prepared = self.prepare()
+        driver, guest = self._driver, self.guest
+        assert driver is not None  # noqa: S101  # made by `prepare`
+        assert guest is not None  # noqa: S101  # made by `prepare`
+        self.session = session
+        put = self._put = self._fan_out()
+        self._faults = Faults(session, put)
+        self._book = CoverageBook(session, put)
+        wants: Callable[[Process], bool] | None = self._filters.wants if self._filters else None
+        processes = self._processes = Processes(guest, session, next_process, put, wants)
+        self._returns = Returns(guest, driver.learn)
+        hits = self._hits = Hits(processes, self._returns, self._faults, session, put)
+        note = self._recorder.hit if self._recorder is not None else None
+        try:
+            driver.attach(prepared, hits, note)
+            self._begin(prepared, driver)
+        except BaseException:
+            self.detach()
+            raise
+
+    def _begin(self, prepared: Prepared, driver: Driver) -> None:
+        """Open the coverage and run the collectors; the traps are armed already, so nothing is missed in between."""
+        book = self._book
+        assert book is not None  # noqa: S101  # made by `attach`
+        self.time = driver.now()
+        for trap in self._traps:
+            book.armed(trap.key, trap.tables, self.time)
+        for refused in prepared.refused:
+            book.gap(refused.key, armed.tables_of(refused.trap), self.time, refused.reason)
+        for plugin in self.plugins:
+            for collector in plugin.collectors:
+                self._collect(plugin.name, collector)
+        if self._recorder is not None:
+            self._recorder.note("attach", self.time)
+
+    def _collect(self, plugin: str, collector: Callable[[Any], Iterable[Record]]) -> None:
+        name = getattr(collector, "__name__", "collector")
+        assert self._book is not None  # noqa: S101  # made by `attach`
+        assert self._faults is not None  # noqa: S101  # made by `attach`
+        assert self._driver is not None  # noqa: S101  # made by `prepare`
+        pump = self._driver.pump
+        try:
+            for record in collector(self):
+                self._put(record)
+                self._records += 1
+                if self._recorder is None:  # a replay has the hits after all that collectors read
+                    pump()
+        except Exception as error:  # noqa: BLE001  # a plugin may raise anything; the watch goes on
+            text = self._faults.report(plugin, name, error, self.time)
+            self._book.gap((plugin, name), (), self.time, text)
+
+    def run(self, seconds: float | None = None, on_tick: Callable[[Statistics], object] | None = None) -> str:
+        """Handle hits; return ``done`` or ``guest gone``.
+
+        It ends after ``seconds``, at SIGINT or SIGTERM, after `stop`, or when ``on_tick``, which is called five times
+        a second, returns False. Without a main thread of its own it sees no signals.
+        """
+        driver, hits = self._driver, self._hits
+        assert driver is not None  # noqa: S101  # attached before
+        assert hits is not None  # noqa: S101  # attached before
+
+        def tick() -> bool:
+            self.flush()
+            return on_tick is None or on_tick(self.statistics) is not False
+
+        try:
+            self.outcome = driver.run(seconds, tick, list(self._traps), self._turn)
+        except BaseException as error:
+            self.outcome = error.what if isinstance(error, DrakmetError) else type(error).__name__
+            raise
+        return self.outcome
+
+    def stop(self) -> None:
+        """End `run` at the next tick; safe in any thread and in a signal handler."""
+        if self._driver is not None:
+            self._driver.stop()
+
+    def detach(self) -> None:
+        """Take everything back, end the coverage, hand out what is left; raises what could not be taken back."""
+        driver, self._driver = self._driver, None
+        if driver is None:
+            return
+        failed = driver.detach()
+        paused = getattr(driver, "engine", None)
+        self._frozen = self._count(driver)
+        now = driver.now()
+        try:
+            if self._book is not None:
+                self._book.close_all(now)
+            self.flush()
+        finally:
+            if self._recorder is not None:
+                self._recorder.end(
+                    now, self.outcome, getattr(paused, "paused_attach", None), getattr(paused, "paused_detach", None)
+                )
+        if failed:
+            name, error = failed[0]
+            raise DrakmetError(
+                f"the guest could not be left as it was ({name}): {error}", where=self.source.uri
+            ) from error
+
+    # for collectors (`drakmet.traps.Attached`)
+
+    def process(self, task: int) -> Process | None:
+        """Return the process record of the task at this address, making and storing it if it is new."""
+        assert self._processes is not None  # noqa: S101  # collectors run when attached
+        known = self._processes.of(task, self.time)
+        return None if known is None else known.record
+
+    # inside
+
+    def _fan_out(self) -> Callable[[Record], object]:
+        puts = [sink.put for sink in self._sinks]
+        if len(puts) == 1:
+            return puts[0]
+
+        def put(record: Record) -> None:
+            for one in puts:
+                one(record)
+
+        return put
+
+    def flush(self) -> None:
+        """Have the sinks pass on what they took."""
+        for sink in self._sinks:
+            sink.flush()
+
+    def _turn(self, trap: ArmedTrap, on: bool) -> None:
+        """Take out a trap that fires too often, or put it back."""
+        driver, book = self._driver, self._book
+        assert driver is not None  # noqa: S101  # called while running
+        assert book is not None  # noqa: S101  # called while running
+        now = driver.now()
+        if self._recorder is not None:
+            self._recorder.note("arm" if on else "disarm", now, text="\0".join(trap.key))
+        if on:
+            self._resting.discard(trap)
+            driver.arm(trap)
+            book.armed(trap.key, trap.tables, now)
+        else:
+            self._resting.add(trap)
+            driver.disarm(trap)
+            if self._returns is not None:
+                self._returns.drop(trap)
+            book.gap(trap.key, trap.tables, now, f"more than {trap.limit} hits a second")
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was counted up to now."""
+        return self._count(self._driver) if self._driver is not None else self._frozen
+
+    _frozen = Statistics()
+
+    def _count(self, driver: Driver) -> Statistics:
+        rows = [
+            TrapStatistics(
+                plugin=trap.key[0],
+                trap=trap.key[1],
+                function=trap.place.function,
+                state="resting" if trap in self._resting else "armed",
+                hits=trap.hits,
+                records=trap.records,
+                errors=trap.errors,
+                last_error=trap.last_error,
+            )
+            for trap in self._traps
+        ]
+        refused = self.prepared.refused if self.prepared else []
+        rows += [TrapStatistics(plugin=one.plugin, trap=one.trap.label, state=one.reason) for one in refused]
+        engine = getattr(driver, "engine", None)
+        return Statistics(
+            traps=rows,
+            events=dict(engine.events) if engine else {},
+            batches=driver.batches,
+            records=(self._hits.records if self._hits else 0) + self._records,
+            processes=self._processes.count if self._processes else 0,
+            gaps=self._book.gaps if self._book else 0,
+            shadow_frames=engine.shadow_frames if engine else 0,
+            paused_attach=engine.paused_attach if engine else None,
+            paused_detach=engine.paused_detach if engine else None,
+        )

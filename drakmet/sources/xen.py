@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A running Xen guest as a source."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from drakmet.errors import UsageError, XenError
+from drakmet.guest import kernel as kernels
+from drakmet.guest.memory import missing
+from drakmet.guest.profile import ProfileCache
+from drakmet.pyxen import Altp2m, Channel, Control, ForeignMap, ForeignMemory, GuestMemory, Monitor, Xenstore
+from drakmet.sources.base import About
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from drakmet.guest.kernel import Kernel
+    from drakmet.guest.memory import PhysicalMemory
+    from drakmet.pyxen import DomainInfo
+
+_SPARE_FRAMES = 1024
+"""Frames past the guest's memory limit that are looked at: a hole below 1 MiB shifts the RAM up."""
+_HOLE = (4 << 30) - (256 << 20) >> 12
+"""Guests that reach this frame have a hole below 4 GiB: their frame numbers say nothing of their size."""
+
+
+class XenSource:
+    """One running domain: everything the monitor needs of it, made where it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.uri = f"xen:{name}"
+        self._close = contextlib.ExitStack()
+        self._memory: GuestMemory | None = None
+        try:
+            self.control = self._close.enter_context(Control())
+            self.domid, self.name = self._find(name)
+            info = self.control.domain(self.domid)
+            self._check(info)
+            self.foreign = self._close.enter_context(ForeignMemory())
+        except BaseException:
+            self._close.close()
+            raise
+        self.about = About(
+            host=socket.gethostname(),
+            guest=self.name,
+            uuid=str(info.handle),
+            xen=self.control.version(),
+            vcpus=info.vcpus,
+        )
+
+    def _find(self, name: str) -> tuple[int, str]:
+        with Xenstore() as store:
+            domid = store.find(name)
+            return domid, store.name_of(domid) or name
+
+    def _check(self, info: DomainInfo) -> None:
+        if info.domid == 0:
+            raise UsageError("this is dom0, no guest", where=self.uri)
+        if info.dying or info.shutdown:
+            raise UsageError("the guest is shutting down", where=self.uri, hint="start it anew")
+        if not info.hvm or not info.hap:
+            raise UsageError(
+                "the guest cannot be watched: it is no HVM or PVH guest with hardware-assisted paging",
+                where=self.uri,
+                hint='type="pvh" or type="hvm" in its configuration',
+            )
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory, mapped read-only when it is first asked for."""
+        if self._memory is None:
+            info = self.control.domain(self.domid)
+            frames = self.control.max_gpfn(self.domid) + 1
+            ram = max(info.tot_pages, min(info.max_pages, info.tot_pages * 4)) + _SPARE_FRAMES
+            if ram < _HOLE:
+                frames = min(frames, ram)
+            self._memory = self._close.enter_context(GuestMemory(self.foreign, self.domid, frames, missing=missing))
+        return self._memory
+
+    def kernel(self, memory: PhysicalMemory | None = None) -> Kernel:
+        """Return the guest's kernel; the first time for a kernel this takes a second, after that it is in the cache."""
+        found = kernels.find(self.memory, cache=ProfileCache())
+        if memory is None:
+            return found
+        return kernels.Kernel(found.profile, memory, found.base, found.slide, found.levels)
+
+    def state(self) -> DomainInfo | None:
+        """Return what Xen says of the domain, None if it is gone or going."""
+        try:
+            info = self.control.domain(self.domid)
+        except XenError:
+            return None
+        return None if info.dying or info.shutdown else info
+
+    def altp2m(self) -> Altp2m:
+        """Return the domain's views."""
+        return Altp2m(self.control, self.domid)
+
+    def monitor(self) -> Monitor:
+        """Return the domain's event ring, enabled."""
+        return Monitor(self.control, self.domid)
+
+    def channel(self, port: int) -> Channel:
+        """Return the event channel to the ring's ``port``."""
+        return Channel(self.domid, port)
+
+    def map(self, gfns: Sequence[int]) -> ForeignMap:
+        """Return frames of the guest, mapped for writing."""
+        return ForeignMap(self.foreign, self.domid, gfns, writable=True)
+
+    def close(self) -> None:
+        """Let the guest go."""
+        self._close.close()
