@@ -35,7 +35,6 @@ _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SQL_TYPES = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB"}
 
 
-@typing.dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
 class _KeywordOnly(msgspec.StructMeta):
     """Makes every record class keyword-only, so that a required column may follow the optional ones it inherits."""
 
@@ -44,6 +43,7 @@ class _KeywordOnly(msgspec.StructMeta):
         return super().__new__(mcs, name, bases, namespace, **{"kw_only": True, **options})
 
 
+@typing.dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, metaclass=_KeywordOnly):
     """A row of the table that is named like the class: ``FileOpen`` goes to ``file_open``."""
 

@@ -84,9 +84,12 @@ class Hit:
     def make(self, record: type[R], **columns: Any) -> R:
         """Return a record of this moment and process with the given columns.
 
-        ``unreadable`` names those of the record's columns that the trap could not read.
+        ``unreadable`` names the values that the trap could not read and that are columns of the record, unless the
+        column was given a value all the same.
         """
-        missing = [name for name in self.unreadable if name in record.__struct_fields__]
+        missing = [
+            name for name in self.unreadable if name in record.__struct_fields__ and columns.get(name) is None
+        ]
         return record(
             session=self.session,
             time=self.time,
@@ -106,6 +109,9 @@ class Attached(Protocol):
 
     def process(self, task: int) -> Process | None:
         """Return the process record of the ``task_struct`` at this address, making and storing it if it is new."""
+
+    def argv(self, task: int) -> list[str] | None:
+        """Return the arguments of the process at this address as they lie in its memory; ``None`` if unreadable."""
 
 
 class Sink(Protocol):

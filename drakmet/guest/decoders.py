@@ -300,8 +300,8 @@ def _sockaddr(guest: LinuxGuest, shape: Shape, argument: Argument) -> Decode:
 
 
 def _sock(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
-    get = pointer_of(guest, shape)
-    read = guest.sockets.of_socket if shape.struct() == "socket" else guest.sockets.of_sock
+    get, sockets = pointer_of(guest, shape), guest.sockets
+    read = {"socket": sockets.of_socket, "file": sockets.of_file}.get(shape.struct(), sockets.of_sock)
     return lambda address, regs: read(get(address, regs))
 
 
@@ -361,7 +361,7 @@ DECODERS: Final[dict[str, Decoder]] = {
     "hex": Decoder(_number_check, _hex),
     "errno": Decoder(_number_check, _errno),
     "sockaddr": Decoder(_sockaddr_check, _sockaddr, argument=True),
-    "sock": Decoder(_of_struct("sock", "sock", "socket"), _sock),
+    "sock": Decoder(_of_struct("sock", "sock", "socket", "file"), _sock),
     "file": Decoder(_of_struct("file", "file"), _file),
     "argv": Decoder(_of_struct("argv", "linux_binprm", "mm_struct", "task_struct"), _argv),
     "cwd": Decoder(_of_struct("cwd", "task_struct"), _cwd),

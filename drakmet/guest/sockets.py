@@ -127,10 +127,19 @@ class Sockets:
                 types.offset("sock", common + "skc_v6_daddr"),
             )
         self._sk = types.offset("socket", "sk")
+        self._file = Slice(types, "file", "f_op", "private_data")
+        self._file_ops = kernel.find("socket_file_ops")
         self._unix = Slice(types, "unix_sock", "addr", "peer") if types.has_field("unix_sock", "addr") else None
         if self._unix:
             self._unix_length = types.offset("unix_address", "len")
             self._unix_name = types.offset("unix_address", "name")
+
+    def of_file(self, address: int) -> Socket:
+        """Return the socket behind the ``struct file`` at ``address`` (net/socket.c, sock_from_file)."""
+        operations, private = self._file.read(self._space, address)
+        if operations != self._file_ops:
+            raise Unreadable("the file is no socket")
+        return self.of_socket(private)
 
     def of_socket(self, address: int) -> Socket:
         """Return the ``struct socket`` at ``address``."""

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rules beside a running watch: a thread that reads what was stored and says what it found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from drakmet.errors import DrakmetError
+from drakmet.rules import Evaluator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from drakmet.records import Finding
+    from drakmet.rules import Outcome, RuleSet
+
+
+class Judge:
+    """Evaluates rules over a growing file, in a thread and on a connection of its own.
+
+    ``found`` gets each finding, in that thread. Call `finish` after the last flush: it judges what is left.
+    """
+
+    def __init__(self, path: Path, rules: RuleSet, found: Callable[[Finding], None], *, pause: float = 0.4) -> None:
+        self.count = 0
+        self.outcomes: list[Outcome] = []
+        self.fault: DrakmetError | None = None
+        self._path = path
+        self._rules = rules
+        self._found = found
+        self._pause = pause
+        self._ending = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rules", daemon=True)
+        self._thread.start()
+        # The first step must see the file as it was before the watch, else its first records count as old.
+        self._ready.wait()
+
+    def finish(self) -> list[Outcome]:
+        """Judge what was stored last, end the thread, and return what became of each rule."""
+        self._ending.set()
+        self._thread.join()
+        return self.outcomes
+
+    def _run(self) -> None:
+        try:
+            evaluator = Evaluator(self._path, self._rules.rules, self._rules.lists, start="end")
+        except DrakmetError as error:
+            self.fault = error
+            return
+        finally:
+            self._ready.set()
+        try:
+            last = False
+            while not last:
+                last = self._ending.wait(self._pause)
+                begun = time.monotonic()
+                for finding in evaluator.step():
+                    self.count += 1
+                    self._found(finding)
+                # Rules take at most a third of one CPU from the guest and its monitor.
+                self._pause = max(self._pause, 2 * (time.monotonic() - begun))
+            self.outcomes = evaluator.outcomes()
+        except DrakmetError as error:
+            self.fault = error
+        finally:
+            evaluator.close()

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What runs: programs that start, processes that fork and end, and those that ran already."""
+
+import os.path
+from collections.abc import Iterator
+from typing import Annotated
+
+from drakmet import Attached, EventRecord, Hit, Trap, hookimpl
+
+
+class ProcessStart(EventRecord):
+    """A program was executed (execve). ``process`` is the process as it was before: what it ran until then."""
+
+    path: Annotated[str | None, "file that was executed, from the root of the mount namespace; a script's interpreter"]
+    argv: Annotated[list[str] | None, "the arguments as the new program gets them"]
+    cwd: Annotated[str | None, "its working directory"]
+    script: Annotated[str | None, "the script's file, if an interpreter runs one"]
+    interpreter: Annotated[str | None, "the interpreter as the script names it"]
+    pid: Annotated[int | None, "process id"]
+    uid: Annotated[int | None, "real user id that the program runs with"]
+    euid: Annotated[int | None, "effective user id that the program runs with: another than uid for a setuid program"]
+    memfd: Annotated[bool | None, "whether the file is in memory only (memfd_create)"]
+    deleted: Annotated[bool | None, "whether the file's name was removed before"]
+
+
+class ProcessFork(EventRecord):
+    """A process or thread was made; ``process`` is who made it."""
+
+    child_pid: Annotated[int | None, "process id of the new process; its maker's for a thread"]
+    child_tid: Annotated[int | None, "id of the new thread"]
+    child_start_time: Annotated[int | None, "nanoseconds from the guest's boot to its start"]
+    thread: Annotated[bool | None, "whether it is a thread of the process that made it"]
+
+
+class ProcessExit(EventRecord):
+    """A process ended: its last thread did."""
+
+    pid: Annotated[int | None, "process id"]
+    status: Annotated[int | None, "what it gave to exit; null if a signal ended it"]
+    signal: Annotated[int | None, "the signal that ended it"]
+    core: Annotated[bool | None, "whether it dumped core"]
+
+
+class ProcessRunning(EventRecord):
+    """A process that ran already when the guest was attached to."""
+
+    pid: Annotated[int | None, "process id"]
+    argv: Annotated[list[str] | None, "its arguments, as they lie in its memory now: it may have changed them"]
+
+
+_GROUP_EXIT = 0x4  # SIGNAL_GROUP_EXIT, include/linux/sched/signal.h
+_CORE = 0x80  # WCOREDUMP, in the wait status
+
+
+@hookimpl
+def drakmet_records() -> list[type[EventRecord]]:
+    """Return this plugin's records."""
+    return [ProcessStart, ProcessFork, ProcessExit, ProcessRunning]
+
+
+@hookimpl
+def drakmet_traps() -> list[Trap]:
+    """Return this plugin's traps."""
+    return [
+        # From here on the exec cannot fail but by killing the process, and its strings are in the kernel's hands.
+        Trap(
+            function="begin_new_exec",
+            name="exec",
+            fetch={
+                "file": "bprm->file|file",
+                "argv": "bprm|argv",
+                "cwd": "$current|cwd",
+                "filename": "bprm->filename",
+                "interp": "bprm->interp",
+                "uid": "bprm->cred->uid.val",
+                "euid": "bprm->cred->euid.val",
+            },
+            record=ProcessStart,
+            handler=on_exec,
+        ),
+        Trap(
+            function="wake_up_new_task",
+            name="fork",
+            fetch={
+                "child_pid": "p->tgid",
+                "child_tid": "p->pid",
+                "child_start_time": "p->start_boottime",
+            },
+            record=ProcessFork,
+            handler=on_fork,
+        ),
+        # Called by do_exit for every thread, after it is known whether it is the last and before its memory goes.
+        Trap(
+            function="taskstats_exit",
+            name="exit",
+            fetch={
+                "last": "group_dead",
+                "pid": "tsk->tgid",
+                "code": "tsk->group_leader->exit_code",
+                "group_code": "tsk->signal->group_exit_code",
+                "signal_flags": "tsk->signal->flags",
+            },
+            record=ProcessExit,
+            handler=on_exit,
+        ),
+    ]
+
+
+@hookimpl
+def drakmet_collectors() -> list[object]:
+    """Return what is read once at attach."""
+    return [running]
+
+
+def on_exec(hit: Hit) -> ProcessStart:
+    """A program takes the place of another."""
+    path = hit.file.path if hit.file else None
+    script = None
+    if hit.filename is not None and hit.interp is not None and hit.interp != hit.filename:
+        script = hit.filename
+        if not script.startswith("/"):
+            script = None if hit.cwd is None else os.path.normpath(f"{hit.cwd}/{script}")
+    return hit.make(
+        ProcessStart,
+        path=path.text if path else None,
+        argv=hit.argv,
+        cwd=hit.cwd,
+        script=script,
+        interpreter=hit.interp if script else None,
+        pid=hit.process.pid if hit.process else None,
+        uid=hit.uid,
+        euid=hit.euid,
+        memfd=path.kind == "memfd" if path else None,
+        deleted=path.deleted or path.kind == "memfd" if path else None,
+    )
+
+
+def on_fork(hit: Hit) -> ProcessFork:
+    """A new task is about to run for the first time."""
+    thread = None
+    if hit.process is not None and hit.child_pid is not None:
+        thread = hit.child_pid == hit.process.pid
+    return hit.make(ProcessFork, thread=thread, **hit.values)
+
+
+def on_exit(hit: Hit) -> ProcessExit | None:
+    """A thread ends; only the last one of its process counts."""
+    if not hit.last and hit.last is not None:
+        return None
+    code = hit.group_code if hit.signal_flags is not None and hit.signal_flags & _GROUP_EXIT else hit.code
+    killed = code is not None and code & 0x7F
+    return hit.make(
+        ProcessExit,
+        pid=hit.pid,
+        status=None if code is None or killed else code >> 8 & 0xFF,
+        signal=code & 0x7F if killed else None,
+        core=None if code is None else bool(code & _CORE),
+    )
+
+
+def running(attached: Attached) -> Iterator[ProcessRunning]:
+    """List the processes that run already."""
+    guest = attached.guest
+    for task in guest.tasks():
+        process = attached.process(task)
+        if process is None or process.kernel_thread:
+            continue
+        argv = attached.argv(task)
+        yield ProcessRunning(
+            session=attached.session,
+            time=attached.time,
+            process=process.id,
+            unreadable="argv" if argv is None else None,
+            pid=process.pid,
+            argv=argv,
+        )

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which files are opened, written, renamed, removed, changed in mode or owner, and mapped to be executed."""
+
+import os
+from collections import OrderedDict
+from typing import Annotated
+
+from drakmet import Address, EventRecord, Hit, Trap, hookimpl
+
+
+class FileOpen(EventRecord):
+    """A file was opened, or could not be."""
+
+    path: Annotated[str | None, "the file that was opened, from the root of the mount namespace; null if none was"]
+    requested: Annotated[str | None, "the name as it was given"]
+    access: Annotated[str | None, "r, w or rw; path for a handle that can only be passed on (O_PATH)"]
+    flags: Annotated[int | None, "flags of open(2)"]
+    create: Annotated[bool | None, "whether it was to be made if it was not there (O_CREAT)"]
+    created: Annotated[bool | None, "whether this open made it"]
+    execute: Annotated[bool | None, "whether the kernel opened it to execute it (execve), not the program itself"]
+    mode: Annotated[int | None, "permission bits for a file that is made"]
+    result: Annotated[int | None, "0, or the negative error number"]
+
+
+class FileWrite(EventRecord):
+    """A regular file was written to for the first time since it was opened."""
+
+    path: Annotated[str | None, "the file, from the root of the mount namespace"]
+    file: Annotated[Address | None, "address of the kernel's struct file: the same in the file_close that ends it"]
+
+
+class FileClose(EventRecord):
+    """A regular file that was written to was closed for the last time."""
+
+    path: Annotated[str | None, "the file, from the root of the mount namespace"]
+    file: Annotated[Address | None, "address of the kernel's struct file"]
+    bytes_written: Annotated[int | None, "bytes that calls of write and copy_file_range were asked to write to it"]
+
+
+class FileRename(EventRecord):
+    """A file or directory was renamed, or could not be."""
+
+    path: Annotated[str | None, "its name before, from the root of the mount namespace"]
+    new_path: Annotated[str | None, "its new name"]
+    result: Annotated[int | None, "0, or the negative error number"]
+
+
+class FileRemove(EventRecord):
+    """A name was removed (unlink, rmdir), or could not be."""
+
+    path: Annotated[str | None, "the name, from the root of the mount namespace"]
+    directory: Annotated[bool | None, "whether it is a directory"]
+    result: Annotated[int | None, "0, or the negative error number"]
+
+
+class FileChmod(EventRecord):
+    """A file's mode was changed, or could not be."""
+
+    path: Annotated[str | None, "the file, from the root of the mount namespace"]
+    mode: Annotated[int | None, "the new mode bits"]
+    result: Annotated[int | None, "0, or the negative error number"]
+
+
+class FileChown(EventRecord):
+    """A file's owner or group was changed, or could not be."""
+
+    path: Annotated[str | None, "the file, from the root of the mount namespace"]
+    uid: Annotated[int | None, "the new owner; null if it stays"]
+    gid: Annotated[int | None, "the new group; null if it stays"]
+    result: Annotated[int | None, "0, or the negative error number"]
+
+
+class FileMap(EventRecord):
+    """A file is about to be mapped into memory to be executed: a program, a library."""
+
+    path: Annotated[str | None, "the file, from the root of the mount namespace"]
+
+
+_ACCESS = ("r", "w", "rw", "rw")
+_FMODE_EXEC = 0x20  # include/linux/fs.h: in open_flags.open_flag for execve's own opens
+_FMODE_CREATED = 0x100000
+_PROT_EXEC = 4
+_S_IFMT, _S_IFREG = 0o170000, 0o100000
+_KEEP_ID = 0xFFFFFFFF
+_MOST_OPEN = 65536
+
+
+@hookimpl
+def drakmet_records() -> list[type[EventRecord]]:
+    """Return this plugin's records."""
+    return [FileOpen, FileWrite, FileClose, FileRename, FileRemove, FileChmod, FileChown, FileMap]
+
+
+@hookimpl
+def drakmet_traps() -> list[Trap]:
+    """Return this plugin's traps."""
+    written = Written()
+    result = {"result": "$return|errno"}
+    return [
+        Trap(
+            function="do_filp_open",
+            name="open",
+            fetch={"requested": "pathname->name", "flags": "op->open_flag", "mode": "op->mode"},
+            returns={"opened": "$return|path", "fmode": "$return->f_mode", "result": "$return|errno"},
+            record=FileOpen,
+            handler=on_open,
+        ),
+        *(
+            Trap(
+                function=function,
+                fetch={"file": file, "count": count, "kind": f"{file}->f_inode->i_mode", "path": f"{file}|path"},
+                record=FileWrite,
+                handler=written.on_write,
+            )
+            for function, file, count in (
+                ("vfs_write", "file", "count"),
+                ("vfs_writev", "file", "$arg3"),
+                ("vfs_copy_file_range", "file_out", "len"),
+                ("vfs_iter_write", "file", "iter->count"),
+            )
+        ),
+        Trap(
+            function="__fput",
+            name="close",
+            fetch={"file": "file"},
+            record=FileClose,
+            handler=written.on_close,
+        ),
+        Trap(
+            function="vfs_rename",
+            name="rename",
+            fetch={"path": "rd->old_dentry|path", "new_path": "rd->new_dentry|path"},
+            returns=result,
+            record=FileRename,
+        ),
+        Trap(function="vfs_unlink", name="unlink", fetch={"path": "dentry|path"}, returns=result, record=FileRemove,
+             handler=on_unlink),
+        Trap(function="vfs_rmdir", name="rmdir", fetch={"path": "dentry|path"}, returns=result, record=FileRemove,
+             handler=on_rmdir),
+        Trap(
+            function="chmod_common",
+            name="chmod",
+            fetch={"path": "path|path", "mode": "mode"},
+            returns=result,
+            record=FileChmod,
+        ),
+        Trap(
+            function="chown_common",
+            name="chown",
+            fetch={"path": "path|path", "uid": "user", "gid": "group"},
+            returns=result,
+            record=FileChown,
+            handler=on_chown,
+        ),
+        Trap(
+            function="security_mmap_file",
+            name="map",
+            fetch={"file": "file", "prot": "prot", "path": "file|path"},
+            record=FileMap,
+            handler=on_map,
+        ),
+    ]  # fmt: skip
+
+
+def on_open(hit: Hit) -> FileOpen:
+    """An open has ended."""
+    flags, opened = hit.flags, hit.opened if hit.result == 0 else None
+    access = None
+    if flags is not None:
+        access = "path" if flags & os.O_PATH else _ACCESS[flags & os.O_ACCMODE]
+    record = hit.make(
+        FileOpen,
+        path=opened,
+        requested=hit.requested,
+        access=access,
+        flags=flags,
+        create=None if flags is None else bool(flags & os.O_CREAT),
+        created=bool(hit.fmode & _FMODE_CREATED) if hit.result == 0 and hit.fmode is not None else None,
+        execute=None if flags is None else bool(flags & _FMODE_EXEC),
+        mode=hit.mode,
+        result=hit.result,
+    )
+    if opened is None and hit.result == 0:
+        record.unreadable = ",".join(filter(None, ["path", record.unreadable]))
+    return record
+
+
+class Written:
+    """Which open files were written to already; the longest untouched is forgotten first."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[int, tuple[str | None, int]] = OrderedDict()
+
+    def on_write(self, hit: Hit) -> FileWrite | None:
+        """A write to any file; only the first to a regular one counts."""
+        if hit.file is None or (hit.kind is not None and hit.kind & _S_IFMT != _S_IFREG):
+            return None
+        known = self._files.get(hit.file)
+        if known is not None:
+            self._files[hit.file] = known[0], known[1] + (hit.count or 0)
+            return None
+        self._files[hit.file] = hit.path, hit.count or 0
+        if len(self._files) > _MOST_OPEN:
+            self._files.popitem(last=False)
+        return hit.make(FileWrite, path=hit.path, file=hit.file)
+
+    def on_close(self, hit: Hit) -> FileClose | None:
+        """A struct file goes; of interest if it was written to."""
+        known = self._files.pop(hit.file, None)
+        if known is None:
+            return None
+        return hit.make(FileClose, path=known[0], file=hit.file, bytes_written=known[1])
+
+
+def on_unlink(hit: Hit) -> FileRemove:
+    """A name of something that is no directory."""
+    return hit.make(FileRemove, path=hit.path, directory=False, result=hit.result)
+
+
+def on_rmdir(hit: Hit) -> FileRemove:
+    """A directory."""
+    return hit.make(FileRemove, path=hit.path, directory=True, result=hit.result)
+
+
+def on_chown(hit: Hit) -> FileChown:
+    """Of owner and group, one may stay as it is."""
+    uid = None if hit.uid == _KEEP_ID else hit.uid
+    gid = None if hit.gid == _KEEP_ID else hit.gid
+    return hit.make(FileChown, path=hit.path, uid=uid, gid=gid, result=hit.result)
+
+
+def on_map(hit: Hit) -> FileMap | None:
+    """Any mapping; only files that are to be executed count."""
+    if not hit.file or (hit.prot is not None and not hit.prot & _PROT_EXEC):
+        return None
+    return hit.make(FileMap, path=hit.path)
