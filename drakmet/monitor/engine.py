@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from drakmet.guest.linux import LinuxGuest
     from drakmet.guest.memory import PhysicalMemory
     from drakmet.monitor.dispatch import Hits
-    from drakmet.pyxen import Altp2m, Channel, Control, DomainInfo, ForeignMap, Monitor
+    from drakmet.pyxen import Altp2m, Channel, Control, DomainInfo, ExtraFrames, ForeignMap, Monitor
 
 _SPARE: Final = 48
 """Shadow frames beyond those of the functions, for the places that calls of them return to."""
 _SINGLESTEP: Final = 1 << 2  # xen/domctl.h, XEN_DOMCTL_MONITOR_EVENT_SINGLESTEP
-_PAGE_KB: Final = 4
 _DRAINS: Final = 64
 
 
@@ -56,6 +55,9 @@ class Domain(Protocol):
     def channel(self, port: int) -> Channel:
         """The event channel to the ring."""
 
+    def frames(self) -> ExtraFrames:
+        """Room for frames past its own."""
+
     def map(self, gfns: Sequence[int]) -> ForeignMap:
         """Frames of it, for writing."""
 
@@ -68,7 +70,9 @@ class Engine:
         self._guest = guest
         self._control = domain.control
         self._domid = domain.domid
+        # Two lists: what must go while the guest is stopped and before any of its frames do, and the rest.
         self._undo = Undo()
+        self._later = Undo()
         self.places: dict[int, Place] = {}
         self.paused_attach: int | None = None
         self.paused_detach: int | None = None
@@ -88,7 +92,7 @@ class Engine:
     @property
     def undo_steps(self) -> list[str]:
         """What a detach would take back, in that order: what a guardian has to know."""
-        return self._undo.names
+        return self._undo.names + self._later.names
 
     def attach(
         self, places: dict[int, Place], hits: Hits, registers: set[str], note: Callable[..., None] | None = None
@@ -105,7 +109,7 @@ class Engine:
     ) -> None:
         control, domid, undo = self._control, self._domid, self._undo
         gpas = {address: self._guest.kernel.gpa(address) for address in places}
-        window, spare = self._make_frames(len({gpa >> 12 for gpa in gpas.values()}) + _SPARE)
+        # The ring first: it is what tells that another monitor has the guest.
         monitor = self.domain.monitor()
         undo.add("event ring", monitor.close)
         if not monitor.capabilities & _SINGLESTEP:
@@ -119,6 +123,7 @@ class Engine:
         altp2m = self._altp2m = self.domain.altp2m()
         undo.add("views", altp2m.close)
         altp2m.turn_on()
+        window, spare = self._make_frames(len({gpa >> 12 for gpa in gpas.values()}) + _SPARE)
         view = altp2m.create_view(Access.RWX)
         shadows = self._shadows = Shadows(altp2m, view, self.domain.memory, spare, window.buffer)
         answers = self._answers = Answers(
@@ -140,22 +145,19 @@ class Engine:
         self.paused_attach = time.monotonic_ns() - begun
 
     def _make_frames(self, count: int) -> tuple[ForeignMap, list[int]]:
-        """Give the guest ``count`` frames past its last, mapped for us; its memory limit is raised for them."""
-        control, domid, undo = self._control, self._domid, self._undo
+        """Give the guest ``count`` frames past its last, mapped for us."""
+        control, domid = self._control, self._domid
         info = control.domain(domid)
         pool = control.paging_pool(domid)
         # A view needs page tables of its own for what the guest touches. Xen crashes a guest whose pool runs dry.
         tables = info.tot_pages // 512 + count + 64
-        undo.add("page-table pool", lambda: self._restore_pool(pool))
+        self._later.add("page-table pool", lambda: self._restore_pool(pool))
         control.set_paging_pool(domid, pool + tables * 4096)
-        undo.add("memory limit", lambda: control.set_max_memkb(domid, info.max_memkb))
-        control.set_max_memkb(domid, max(info.max_memkb, info.tot_pages * _PAGE_KB) + count * _PAGE_KB)
-        first = control.max_gpfn(domid) + 1
-        spare = list(range(first, first + count))
-        control.populate(domid, spare)
-        undo.add("shadow frames", lambda: control.depopulate(domid, spare))
+        frames = self.domain.frames()
+        self._later.add("shadow frames", frames.close)
+        spare = frames.add(count)
         window = self.domain.map(spare)
-        undo.add("their mapping", window.close)
+        self._later.add("their mapping", window.close)
         if window.errors:
             raise XenError(f"{len(window.errors)} of {count} shadow frames cannot be mapped", where=f"domain {domid}")
         return window, spare
@@ -167,7 +169,7 @@ class Engine:
     def _leave_view(self, monitor: Monitor) -> None:
         """With the guest stopped: answer all it asked, end its steps, put it into its own memory, take it all down.
 
-        The steps that need the guest stopped were added before this one, so they are taken back from here.
+        It is the last step that was added, so that what else goes while the guest is stopped is taken back from here.
         """
         begun = time.monotonic_ns()
         with self._control.paused(self._domid):
@@ -182,7 +184,7 @@ class Engine:
                 self._drain()
             finally:
                 self.places.clear()
-                failed = self._undo.unwind(until="their mapping")
+                failed = self._undo.unwind()
         self.paused_detach = time.monotonic_ns() - begun
         if failed:
             raise failed[0][1]
@@ -195,7 +197,7 @@ class Engine:
 
     def detach(self) -> list[tuple[str, Exception]]:
         """Take everything back; return what failed. A guest that is gone fails nothing."""
-        failed = self._undo.unwind()
+        failed = self._undo.unwind() + self._later.unwind()
         self.places.clear()
         self.batch = lambda: 0
         gone = bool(failed) and self.domain.state() is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from drakmet.errors import DrakmetError, UsageError
+from drakmet.errors import DrakmetError, GuestError, UsageError
 from drakmet.guest.linux import LinuxGuest
 from drakmet.monitor import armed
 from drakmet.monitor.coverage import CoverageBook
@@ -18,6 +18,7 @@ from drakmet.monitor.recorder import WatchRecorder
 from drakmet.monitor.replaying import ReplayDriver
 from drakmet.monitor.returns import Returns
 from drakmet.monitor.statistics import Statistics, TrapStatistics
+from drakmet.monitor.values import settle
 from drakmet.sources.replay import ReplaySource
 
 if TYPE_CHECKING:
@@ -264,6 +265,15 @@ class Monitor:
         assert self._processes is not None  # noqa: S101  # collectors run when attached
         known = self._processes.of(task, self.time)
         return None if known is None else known.record
+
+    def argv(self, task: int) -> list[str] | None:
+        """Return the arguments of the process at this address as guest text; None if they cannot be read."""
+        assert self.guest is not None  # noqa: S101  # collectors run when attached
+        try:
+            found: list[str] = settle(self.guest.argv(self.guest.task_reader.mm(task)))
+        except GuestError:
+            return None
+        return found
 
     # inside
 

@@ -24,13 +24,10 @@ class Undo:
         """What is still to be taken back, the last done first."""
         return [name for name, _ in reversed(self._steps)]
 
-    def unwind(self, until: str | None = None) -> list[tuple[str, Exception]]:
-        """Take everything back that was done after the step ``until``; return what failed.
-
-        A second call finds nothing left.
-        """
+    def unwind(self) -> list[tuple[str, Exception]]:
+        """Take everything back; return what failed. A second call finds nothing left."""
         failed: list[tuple[str, Exception]] = []
-        while self._steps and self._steps[-1][0] != until:
+        while self._steps:
             name, step = self._steps.pop()
             try:
                 step()

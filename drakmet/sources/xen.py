@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,19 @@ from drakmet.errors import UsageError, XenError
 from drakmet.guest import kernel as kernels
 from drakmet.guest.memory import missing
 from drakmet.guest.profile import ProfileCache
-from drakmet.pyxen import Altp2m, Channel, Control, ForeignMap, ForeignMemory, GuestMemory, Monitor, Xenstore
+from drakmet.pyxen import (
+    Altp2m,
+    Channel,
+    Control,
+    ForeignMap,
+    ForeignMemory,
+    GuestMemory,
+    Monitor,
+    XenCallError,
+    Xenstore,
+)
+from drakmet.pyxen.recovery import Journal, owner, recover
+from drakmet.pyxen.session import ExtraFrames
 from drakmet.sources.base import About
 
 if TYPE_CHECKING:
@@ -100,8 +113,19 @@ class XenSource:
         return Altp2m(self.control, self.domid)
 
     def monitor(self) -> Monitor:
-        """Return the domain's event ring, enabled."""
+        """Return the domain's event ring, enabled; what a drakmet that died left on the guest is taken back first."""
+        try:
+            return Monitor(self.control, self.domid)
+        except XenCallError as error:
+            ours = Journal(self.domid, self.about.uuid or "").read()
+            if error.errno != errno.EBUSY or ours is None or owner(self.control, self.domid) is not None:
+                raise
+        recover(self.control, self.domid)
         return Monitor(self.control, self.domid)
+
+    def frames(self) -> ExtraFrames:
+        """Return room for frames past the guest's own."""
+        return ExtraFrames(self.control, self.domid)
 
     def channel(self, port: int) -> Channel:
         """Return the event channel to the ring's ``port``."""
