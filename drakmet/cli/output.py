@@ -58,17 +58,21 @@ def printable(value: Any) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def json_line(row: Mapping[str, Any]) -> str:
+    """Return a row as one line of JSON that is safe on a terminal."""
+    text = msgspec.json.encode(row, enc_hook=str).decode()
+    # JSON leaves C1 controls and direction marks as they are; \u escapes mean the same and steer no terminal.
+    return text if text.isprintable() else "".join(map(_json_safe, text))
+
+
 def _emit_json(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, lines: bool) -> int:
-    encode = msgspec.json.Encoder(enc_hook=str).encode
     count = 0
     before, between, after = ("", "\n", "\n") if lines else ("[", ",\n ", "]\n")
     sys.stdout.write(before)
     for row in rows:
         if count:
             sys.stdout.write(between)
-        text = encode({name: row[name] for name in columns}).decode()
-        # JSON leaves C1 controls and direction marks as they are; \u escapes mean the same and steer no terminal.
-        sys.stdout.write(text if text.isprintable() else "".join(map(_json_safe, text)))
+        sys.stdout.write(json_line({name: row[name] for name in columns}))
         count += 1
     sys.stdout.write(after if count or not lines else "")
     return count

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a run is shown: a live table on a terminal, lines in a pipe, JSON for machines."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from drakmet.cli.output import Format, emit, json_line, printable
+
+if TYPE_CHECKING:
+    from drakmet.cli.running import Ended
+    from drakmet.monitor import Statistics
+    from drakmet.records import Finding, Record
+
+_MARKS = {"critical": "red", "high": "red", "medium": "yellow", "low": "cyan", "informational": None}
+
+
+class LinesView:
+    """Notes on standard error; findings on standard output, a line each; a summary at the end."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._taken: list[Record] = []
+        # One call into C a record; counting waits for the flush.
+        self.put = self._taken.append  # type: ignore[method-assign, assignment]
+        self._lock = threading.Lock()
+
+    def note(self, text: str) -> None:
+        """Tell of a stage."""
+        with self._lock:
+            click.echo(f"drakmet: {printable(text)}", err=True)
+
+    def put(self, record: Record) -> None:
+        """Take one record."""
+        raise NotImplementedError  # every view has list.append under this name
+
+    def flush(self) -> None:
+        """Count what was taken."""
+        taken = self._taken[:]
+        del self._taken[: len(taken)]
+        self.counts.update([record.table for record in taken])
+
+    def finding(self, finding: Finding) -> None:
+        """Show one finding."""
+        with self._lock:
+            level = click.style(f"{finding.level:<13}", fg=_MARKS.get(finding.level))
+            click.echo(f"{_clock(finding.time)}  {level} {finding.rule}: {printable(finding.message)}")
+
+    def tick(self, statistics: Statistics) -> None:
+        """Lines need no counts meanwhile."""
+
+    def end(self, ended: Ended) -> None:
+        """Show the summary."""
+        self.flush()
+        statistics = ended.statistics
+        click.echo(f"\n{ended.outcome} after {ended.seconds:.1f} s; {_paused(statistics)}", err=True)
+        rows = [{"table": table, "records": count} for table, count in sorted(self.counts.items())]
+        if rows:
+            click.echo("")
+            emit(rows, ["table", "records"], Format.TABLE)
+        told = [trap for trap in statistics.traps if trap.state != "armed" or trap.errors]
+        if told:
+            click.echo("\nNot everything was seen:")
+            emit(
+                [
+                    {"plugin": t.plugin, "trap": t.trap, "state": t.state, "errors": t.errors, "last": t.last_error}
+                    for t in told
+                ],
+                ["plugin", "trap", "state", "errors", "last"],
+                Format.TABLE,
+            )
+        if ended.rules_fault:
+            click.echo(f"drakmet: the rules were not judged to the end: {ended.rules_fault}", err=True)
+        unknown = sorted({o.rule for o in ended.rules if o.state.value in ("not known", "not evaluated")})
+        if unknown:
+            click.echo(f"\n{len(unknown)} rules are not known or not evaluated: {', '.join(unknown)}")
+        click.echo(f"\n{ended.findings} findings" + (f", stored in {ended.database}" if ended.database else ""))
+
+
+class LiveView(LinesView):
+    """The same on a terminal, with a line of counts that is written over and over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = time.monotonic()
+        self._shown = 0.0
+        self._width = 0
+        self._findings = 0
+
+    def note(self, text: str) -> None:
+        """Tell of a stage."""
+        self._clear()
+        super().note(text)
+
+    def finding(self, finding: Finding) -> None:
+        """Show one finding above the line."""
+        self._findings += 1
+        self._clear()
+        super().finding(finding)
+
+    def tick(self, statistics: Statistics) -> None:
+        """Write the line of counts."""
+        now = time.monotonic()
+        if now - self._shown < 0.5:
+            return
+        self._shown = now
+        most = ", ".join(f"{table} {count}" for table, count in self.counts.most_common(4))
+        line = (
+            f"{now - self._begun:6.0f} s  {statistics.hits} hits  {statistics.records} records  "
+            f"{self._findings} findings  {statistics.gaps} gaps  {statistics.errors} errors  {most}"
+        )
+        with self._lock:
+            room = shutil.get_terminal_size().columns - 1
+            line = line[:room]
+            sys.stderr.write("\r" + line.ljust(self._width))
+            sys.stderr.flush()
+            self._width = len(line)
+
+    def end(self, ended: Ended) -> None:
+        """Show the summary."""
+        self._clear()
+        super().end(ended)
+
+    def _clear(self) -> None:
+        with self._lock:
+            if self._width:
+                sys.stderr.write("\r" + " " * self._width + "\r")
+                sys.stderr.flush()
+                self._width = 0
+
+
+class JsonView(LinesView):
+    """One JSON object a line: every record with its ``table``, findings among them, at last a ``summary``."""
+
+    def flush(self) -> None:
+        """Write what was taken."""
+        taken = self._taken[:]
+        del self._taken[: len(taken)]
+        with self._lock:
+            for record in taken:
+                sys.stdout.write(json_line({"table": record.table, **msgspec.structs.asdict(record)}) + "\n")
+            sys.stdout.flush()
+
+    def finding(self, finding: Finding) -> None:
+        """Write one finding."""
+        self.put(finding)
+
+    def end(self, ended: Ended) -> None:
+        """Write the rest and the summary."""
+        self.flush()
+        summary: dict[str, Any] = {
+            "table": "summary",
+            "outcome": ended.outcome,
+            "seconds": round(ended.seconds, 3),
+            "database": str(ended.database) if ended.database else None,
+            "findings": ended.findings,
+            "stored": ended.stored,
+            "events": ended.statistics.events,
+            "paused_attach": ended.statistics.paused_attach,
+            "paused_detach": ended.statistics.paused_detach,
+            "traps": [msgspec.to_builtins(trap) for trap in ended.statistics.traps],
+            "rules": [{"rule": o.rule, "state": o.state.value, "reason": o.reason} for o in ended.rules],
+        }
+        with self._lock:
+            sys.stdout.write(json_line(summary) + "\n")
+            sys.stdout.flush()
+
+
+def choose(*, json: bool) -> LinesView:
+    """Return the view that fits where the output goes."""
+    if json:
+        return JsonView()
+    return LiveView() if sys.stderr.isatty() and sys.stdout.isatty() else LinesView()
+
+
+def _clock(nanoseconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(nanoseconds // 1_000_000_000))
+
+
+def _paused(statistics: Statistics) -> str:
+    if statistics.paused_attach is None:
+        return f"{statistics.hits} hits"
+    attach, detach = statistics.paused_attach, statistics.paused_detach or 0
+    return (
+        f"{statistics.hits} hits; the guest was paused {attach / 1e6:.1f} ms to attach, {detach / 1e6:.1f} ms to detach"
+    )
