@@ -31,7 +31,7 @@ _FOREIGN_KEYS: dict[type[Record], list[tuple[str, str, str]]] = {
     Session: [("guest", "guest", "id")],
 }
 _PYTHON_TYPES: dict[str, type] = {"INTEGER": int, "REAL": float, "TEXT": str, "BLOB": bytes}
-_json = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +43,7 @@ class Table:
     columns: tuple[Column, ...]
     has_own_id: bool
     insert: str
+    replaces: bool
     to_row: Callable[[Any], Sequence[Any]]
 
 
@@ -57,7 +58,13 @@ def table_of(record: type[Record]) -> Table:
         )
     cols = columns(record)
     return Table(
-        record, name, cols, any(column.name == "id" for column in cols), _insert(record, name, cols), _to_row(cols)
+        record,
+        name,
+        cols,
+        any(column.name == "id" for column in cols),
+        _insert(record, name, cols),
+        record in _KEYS,
+        _to_row(cols),
     )
 
 
@@ -112,6 +119,11 @@ def refuse_others(connection: sqlite3.Connection, path: object) -> None:
         )
 
 
+def json_text(value: object) -> str:
+    """Return a list column's value as it is kept."""
+    return _encode(value).decode()
+
+
 def quote(name: str) -> str:
     """Return a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
@@ -139,7 +151,7 @@ def _to_row(cols: Sequence[Column]) -> Callable[[Any], Sequence[Any]]:
                 row[place] = to_signed(row[place])
         for place in lists:
             if row[place] is not None:
-                row[place] = _json(row[place]).decode()
+                row[place] = json_text(row[place])
         return row
 
     return convert

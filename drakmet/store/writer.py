@@ -20,6 +20,7 @@ from drakmet import __version__
 from drakmet.errors import StoreError
 from drakmet.records import CORE_RECORDS, Record
 from drakmet.store import faults, schema
+from drakmet.store.batch import Inserter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,7 +61,7 @@ class Writer:
         self.stored = 0
         self._keep = keep
         self._busy_since: float | None = None
-        self._tables: dict[type[Record], schema.Table] = {}
+        self._tables: dict[type[Record], Inserter] = {}
         self._pending: list[Record] = []
         # A record costs one call into C here; sorting it to its table waits until the guest runs again.
         self.put = self._pending.append  # type: ignore[assignment, method-assign]
@@ -95,8 +96,8 @@ class Writer:
             by_class = self._sort(batch)
             try:
                 with self._transaction():
-                    for table, records in by_class.items():
-                        self._connection.executemany(table.insert, map(table.to_row, records))
+                    for inserter, records in by_class.items():
+                        inserter.insert(self._connection, records)
             except faults.ROW_FAULTS:
                 with self._transaction():
                     self._insert_each(by_class)
@@ -197,9 +198,9 @@ class Writer:
                     )
             schema.prepare(db, fresh.values(), where=str(self.path))
         for record in records:
-            self._tables[record] = fresh[record.table]
+            self._tables[record] = Inserter(fresh[record.table])
 
-    def _sort(self, batch: list[Record]) -> dict[schema.Table, list[Record]]:
+    def _sort(self, batch: list[Record]) -> dict[Inserter, list[Record]]:
         by_class: dict[type[Record], list[Record]] = defaultdict(list)
         for record in batch:
             by_class[type(record)].append(record)
@@ -213,9 +214,10 @@ class Writer:
                 raise
         return {self._tables[record_class]: records for record_class, records in by_class.items()}
 
-    def _insert_each(self, by_class: dict[schema.Table, list[Record]]) -> None:
+    def _insert_each(self, by_class: dict[Inserter, list[Record]]) -> None:
         bad = []
-        for table, records in by_class.items():
+        for inserter, records in by_class.items():
+            table = inserter.table
             for record in records:
                 try:
                     self._connection.execute(table.insert, table.to_row(record))
