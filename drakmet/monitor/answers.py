@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from drakmet.errors import GuestError, XenError
-from drakmet.monitor.goon import INT3, Way, choose, moved, tested
+from drakmet.monitor.goon import INT3, Way, choose, moved, flags_after_test
 from drakmet.pyxen import HOST_VIEW, AccessFlag, MemAccess, SoftwareBreakpoint, event_at
 from drakmet.pyxen.layout import EVENT, Reason
 
@@ -74,7 +74,9 @@ class Answers:
 
             def test(slot: int) -> None:
                 at = slot >> 3
-                words[at + _RFLAGS_Q] = tested(words[at + _RFLAGS_Q], words[at + one], words[at + two], wide=wide)
+                words[at + _RFLAGS_Q] = flags_after_test(
+                    words[at + _RFLAGS_Q], words[at + one], words[at + two], wide=wide
+                )
                 ring.skip(slot, behind)
 
             return test

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Job = tuple[ArmedTrap, tuple[Any, ...], Known | None, int, int]
 
+_UNRETURNED: Final = Unreadable("the call had not returned when the watch ended")
 _COLUMN_TYPES: Final = frozenset((int, str, bool, float, list, type(None)))
 
 
@@ -71,6 +72,14 @@ class Hits:
             assert trap.back is not None  # noqa: S101  # only such traps wait for a return
             source = entry_with_result(entry, registers) if trap.back_needs_entry else registers
             self.later.append((trap, values + trap.back(source), known, registers.vcpu_id, time))
+
+    def abandon(self, time: int) -> None:
+        """The watch ends: tell of the calls that have not returned, their results unreadable."""
+        for waiting, entry, known in self._returns.abandon():
+            for trap, values in waiting:
+                rest = (_UNRETURNED,) * (len(trap.names) - len(values))
+                self.later.append((trap, values + rest, known, entry.vcpu_id, time))
+        self.finish()
 
     def finish(self) -> None:
         """Make records of all that was read."""

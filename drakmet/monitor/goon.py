@@ -88,7 +88,7 @@ def moved(value: int, *, wide: bool) -> int:
     return value if wide else value & _M32
 
 
-def tested(flags: int, one: int, two: int, *, wide: bool) -> int:
+def flags_after_test(flags: int, one: int, two: int, *, wide: bool) -> int:
     """Return the flags register after TEST of two values (Intel SDM volume 2B: AF is left undefined)."""
     result = one & two & (_M64 if wide else _M32)
     flags &= ~_TESTED

@@ -104,6 +104,12 @@ class Returns:
     def _lose(self, waiting: Waiting) -> None:
         self.lost += len(waiting)
 
+    def abandon(self) -> list[Call]:
+        """Return every call that has not returned, and forget them: the watch ends."""
+        calls = [(waiting, registers, known) for waiting, registers, known, _ in self._pending.values()]
+        self._pending.clear()
+        return calls
+
     def drop(self, trap: ArmedTrap) -> None:
         """Forget the calls that ``trap`` waits for."""
         for rsp, (waiting, registers, known, task) in list(self._pending.items()):

@@ -241,11 +241,13 @@ class Monitor:
             return
         failed = driver.detach()
         paused = getattr(driver, "engine", None)
-        self._frozen = self._count(driver)
         now = driver.now()
         try:
+            if self._hits is not None:
+                self._hits.abandon(now)
             if self._book is not None:
                 self._book.close_all(now)
+            self._frozen = self._count(driver)
             self.flush()
         finally:
             if self._recorder is not None:
