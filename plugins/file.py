@@ -25,6 +25,8 @@ class FileOpen(EventRecord):
 class FileWrite(EventRecord):
     """A regular file was written to for the first time since it was opened."""
 
+    indexes = (("path",),)
+
     path: Annotated[str | None, "the file, from the root of the mount namespace"]
     file: Annotated[Address | None, "address of the kernel's struct file: the same in the file_close that ends it"]
 

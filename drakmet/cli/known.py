@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +26,6 @@ def plugins_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def known_records(directories: Iterable[Path] = ()) -> list[type[Record]]:
     """Return the record classes of the bundled and installed plugins, and of those in the directories."""
-    if importlib.util.find_spec("drakmet.plugins") is None:
-        return []
-    loader = importlib.import_module("drakmet.plugins")
-    records: list[type[Record]] = loader.load_plugins(directories).records
-    return records
+    from drakmet.plugins import load_plugins
+
+    return load_plugins(directories).records

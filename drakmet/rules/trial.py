@@ -144,7 +144,8 @@ def _make(record: type[Record], values: dict[str, Any], moment: int, number: int
             raise RuleError(f"table {record.table} has no column {name}", hint=did_you_mean(name, known))
     defaults = {"session": 1, "time": moment, "id": number, "begin": moment}
     needed = {"session", "time"} if issubclass(record, EventRecord) else defaults.keys()
-    filled = {name: defaults[name] for name in needed if name in known} | values
+    filled: dict[str, Any] = {column.name: None for column in columns(record) if column.nullable}
+    filled |= {name: defaults[name] for name in needed if name in known} | values
     try:
         return msgspec.convert(filled, record)
     except msgspec.ValidationError as error:
