@@ -128,5 +128,5 @@ def _watched_intrusion(dom0: Agent, guest: Agent, progress: Progress) -> int:
 
 def _tell(database: Path) -> None:
     click.echo(f"\nThe database: {database}. For example:")
-    click.echo(f'  drakmet query {database} "SELECT level, rule, message FROM finding"')
-    click.echo(f'  drakmet query {database} "SELECT path, argv FROM process_start LIMIT 20"')
+    click.echo(f'  drakmet query {database} "SELECT level, rule, message FROM finding"')  # noqa: S608 - an example to type, not a query
+    click.echo(f'  drakmet query {database} "SELECT path, argv FROM process_start LIMIT 20"')  # noqa: S608
