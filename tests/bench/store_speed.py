@@ -39,23 +39,21 @@ def machine(count: int, classes: dict[str, type[Record]]) -> Iterator[Record]:
         return record(**values)
 
     for number in range(count):
-        common = {
-            "session": 1,
-            "time": BEGIN + number * 20_000,
-            "vcpu": number % 2,
-            "process": chance.randrange(1, PROCESSES),
-        }
+        common = {"session": 1, "time": BEGIN + number * 20_000, "vcpu": number % 2}
+        common["process"] = chance.randrange(1, PROCESSES)
         kind = chance.random()
-        if kind < 0.6:
+        if number % 20_000 < 40:
+            address = f"10.9.0.{number % 250}"
+            yield make("net_connect", process=7, family="inet", protocol="tcp", address=address, port=22, result=0)
+        elif kind < 0.6:
             path = f"/usr/lib/x86_64-linux-gnu/lib{number % 500}.so.6"
             yield make("file_open", path=path, requested=path, flags=0, access="r", create=False, result=0)
         elif kind < 0.7:
             yield make("file_write", path=f"/var/lib/app/data{number % 1000}", file=2**64 - 1 - number)
         elif kind < 0.8:
-            path = "/opt/xmrig" if number % 50_000 == 0 else f"/usr/bin/tool{number % 300}"
-            yield make(
-                "process_start", path=path, argv=["tool", "-x", str(number)], cwd="/", memfd=False, deleted=False
-            )
+            path, argv = f"/usr/bin/tool{number % 300}", ["tool", "-x", str(number)]
+            path = "/opt/xmrig" if number % 1000 == 500 else path
+            yield make("process_start", path=path, argv=argv, cwd="/", memfd=False, deleted=False)
         elif kind < 0.9:
             address = f"10.0.{number % 4}.{number % 250}"
             yield make("net_connect", family="inet", protocol="tcp", address=address, port=443, result=0)
