@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+_COUNTING = 600.0
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnInfo:
     """A column as the file itself describes it."""
@@ -63,6 +66,8 @@ def connect(path: Path | str) -> sqlite3.Connection:
         if isinstance(error, sqlite3.Error):
             raise faults.explain(error, path) from error
         raise
+    # A file that came from somebody else may define views and triggers; these get none of our functions.
+    connection.execute("PRAGMA trusted_schema = OFF")
     functions.register(connection)
     return connection
 
@@ -87,10 +92,14 @@ class Reader:
 
     def tables(self) -> list[TableInfo]:
         """Return the tables of records in the order of the alphabet, with their documentation and numbers of rows."""
-        return [
-            TableInfo(name, doc, event, columns, self._count(name))
-            for name, (doc, event, columns) in sorted(self._tables.items())
-        ]
+        try:
+            with self._guard.deadline(_COUNTING):
+                return [
+                    TableInfo(name, doc, event, columns, self._count(name))
+                    for name, (doc, event, columns) in sorted(self._tables.items())
+                ]
+        except sqlite3.Error as error:
+            raise faults.explain(error, self.path) from error
 
     def select(
         self, sql: str, parameters: Mapping[str, Any] | None = None, *, seconds: float = 60.0
