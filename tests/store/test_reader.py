@@ -233,3 +233,22 @@ def test_no_function_ever_raises(first: object, second: object) -> None:
 )
 def test_functions_in_sql(reader: Reader, expression: str, result: object) -> None:
     assert ask(reader, f"SELECT {expression} AS value") == [{"value": result}]
+
+
+def test_a_file_with_traps_of_its_own_is_read_without_harm(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(
+        "CREATE VIEW spin AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+    )
+    connection.execute("CREATE VIEW gone AS SELECT * FROM nowhere")
+    for name in ("spin", "gone", 'x"; DROP TABLE seen; --'):
+        connection.execute("INSERT INTO drakmet_table VALUES (?, '\x1b[2J', 1)", (name,))
+    connection.close()
+    begin = time.monotonic()
+    with Reader(path) as reader:
+        with pytest.raises(UsageError, match="longer than"):
+            ask(reader, "SELECT count(*) FROM spin", seconds=0.1)
+        with pytest.raises(StoreError):
+            reader.tables()
+        assert len(ask(reader, "SELECT * FROM seen")) == 2
+    assert time.monotonic() - begin < 5

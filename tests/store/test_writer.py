@@ -2,8 +2,11 @@
 """Records in, rows out; and what happens when that cannot be."""
 
 import os
+import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from drakmet.errors import StoreError
 from drakmet.records import Address, Coverage, EventRecord, Process, Record, to_unsigned
 from drakmet.store import Writer
+from drakmet.store.batch import Inserter
 from drakmet.store.schema import table_of
 
 
@@ -332,3 +336,53 @@ def test_rows_of_every_class_have_a_number(path: Path) -> None:
     with Writer(path, [Keyed]) as writer:
         writer.put(Keyed(value=3))
     assert rows(path, "SELECT id, value FROM keyed") == [(1, 3)]
+
+
+KILLED = """
+import os, signal, sys
+from drakmet.records import Process
+from drakmet.store import Writer
+from drakmet.store.batch import Inserter
+writer = Writer(sys.argv[1])
+writer.begin_session(host="h", guest="g", source="s")
+for number in range(1, 31):
+    writer.put(Process(id=number, session=1, time=number))
+    if number % 10 == 0 and number < 30:
+        writer.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_flushed_survives_a_kill(path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, path], check=False).returncode == -signal.SIGKILL
+    with Writer(path) as writer:
+        opened = writer.begin_session(host="h", guest="g", source="s")
+        assert (opened.session, opened.next_process) == (2, 21)
+    assert rows(path, "SELECT id, end IS NULL FROM session") == [(1, 1), (2, 1)]
+
+
+@given(
+    batch=st.lists(
+        st.fixed_dictionaries(
+            {
+                "time": st.integers(0, 9),
+                "address": st.none() | st.integers(0, 2**64 - 1),
+                "flag": st.none() | st.booleans(),
+                "text": st.none() | st.sampled_from(["a", "b"]),
+                "words": st.none() | st.just(["x"]),
+            }
+        ),
+        max_size=70,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_batches_of_every_size_and_pattern_keep_order_and_values(batch: list[dict[str, Any]]) -> None:
+    inserter = Inserter(table_of(Sample))
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    names = [column.name for column in inserter.table.columns]
+    connection.execute(f"CREATE TABLE sample (id INTEGER PRIMARY KEY, {', '.join(names)})")
+    records = [Sample(session=1, **values) for values in batch]
+    inserter.insert(connection, records)
+    expected = [tuple(inserter.table.to_row(record)) for record in records]
+    assert connection.execute(f"SELECT {', '.join(names)} FROM sample ORDER BY id").fetchall() == expected  # noqa: S608
+    connection.close()
