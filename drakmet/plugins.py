@@ -14,6 +14,8 @@ import importlib.util
 import os
 import stat
 import sys
+import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +25,13 @@ import pluggy
 import drakmet
 from drakmet import hookspecs
 from drakmet.errors import DrakmetError, PluginError, UsageError
-from drakmet.records import CORE_RECORDS, Record, columns
+from drakmet.records import CORE_RECORDS, EventRecord, Record, columns
+from drakmet.traps import Hit, Trap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from drakmet.traps import Collector, Sink, Trap
+    from drakmet.traps import Collector, Sink
 
 ENTRY_POINTS = "drakmet"
 
@@ -45,6 +48,8 @@ class LoadedPlugin:
     collectors: list[Collector] = field(default_factory=list)
     sinks: list[Sink] = field(default_factory=list)
     error: str | None = None
+
+    path: Path | None = None
 
     @property
     def doc(self) -> str:
@@ -102,8 +107,13 @@ def load_plugins(
                 hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}",
             )
     chosen = [source for source in sources if source.name not in unwanted and (not wanted or source.name in wanted)]
-    taken = {record.table: "drakmet" for record in CORE_RECORDS}
+    taken = _Taken()
     return PluginSet([_load(source, taken) for source in chosen])
+
+
+def load_file(path: Path) -> LoadedPlugin:
+    """Load one plugin from its file, whatever the others are called and wherever it lies; faults are in ``error``."""
+    return _load(_of(path), _Taken())
 
 
 @dataclass(frozen=True)
@@ -122,8 +132,12 @@ class _Source:
 
 def _in(directory: Path) -> Iterator[_Source]:
     for file in sorted(directory.iterdir()):
-        if file.suffix in (".py", ".toml") and not file.name.startswith(("_", ".", "test_")):
-            yield _Source(file.stem.replace("_", "-"), file)
+        if file.suffix in (".py", ".toml") and not file.name.startswith(("_", ".", "test_", "conftest.")):
+            yield _of(file)
+
+
+def _of(file: Path) -> _Source:
+    return _Source(file.stem.replace("_", "-"), file)
 
 
 def _installed() -> Iterator[_Source]:
@@ -136,7 +150,10 @@ def _trusted(directory: Path) -> Path:
     if not directory.is_dir():
         raise UsageError("there is no such directory", where=str(directory), hint="give a directory of plugins")
     for path in (directory, *directory.iterdir()):
-        about = path.stat()
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            continue  # a dangling link, such as an editor's lock
         if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or about.st_uid not in (0, os.geteuid()):
             raise UsageError(
                 "others may write here, and plugins run with all your rights",
@@ -146,16 +163,57 @@ def _trusted(directory: Path) -> Path:
     return directory
 
 
-def _load(source: _Source, taken: dict[str, str]) -> LoadedPlugin:
+class _Taken:
+    """The names and tables that are given out, each with who has it."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self.tables: dict[str, str] = {record.table: "drakmet" for record in CORE_RECORDS}
+
+    def claim(self, plugin: LoadedPlugin) -> None:
+        """Give the plugin its name and tables, or raise `PluginError` and give it none of them."""
+        if plugin.name in self.names:
+            raise PluginError(
+                f"there is a plugin {plugin.name} already: {self.names[plugin.name]}",
+                hint="call it something else, or leave the other out (--without leaves both out)",
+            )
+        tables: dict[str, str] = {}
+        for record in plugin.records:
+            columns(record)  # its types, before a table is made of them
+            owner = self.tables.get(record.table) or tables.get(record.table)
+            if owner is not None:
+                raise PluginError(
+                    f"its table {record.table} is one of {owner} already",
+                    hint=f"call {record.__name__} something else, or give it another `table`",
+                )
+            tables[record.table] = plugin.name
+        self.names[plugin.name] = plugin.origin
+        self.tables |= tables
+
+
+def _load(source: _Source, taken: _Taken) -> LoadedPlugin:
     plugin = LoadedPlugin(source.name, source.origin)
+    if isinstance(source.place, Path):
+        plugin.path = source.place
     try:
         plugin.module = _import(source)
         _ask(plugin)
-        _claim_tables(plugin, taken)
-    except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything; it is told, and the others go on
-        plugin.error = str(error) if isinstance(error, DrakmetError) else f"{type(error).__name__}: {error}"
+        taken.claim(plugin)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the others go on
+        plugin.error = str(error) if isinstance(error, DrakmetError) else _describe(error)
         plugin.records, plugin.traps, plugin.collectors, plugin.sinks = [], [], [], []
     return plugin
+
+
+def _describe(error: BaseException) -> str:
+    """Return type and text of an error, and the line of the plugin it comes from."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
+    ]
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and not isinstance(error, SyntaxError) else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _import(source: _Source) -> Any:
@@ -172,7 +230,11 @@ def _import(source: _Source) -> Any:
     module = importlib.util.module_from_spec(spec)
     # Annotations of its record classes are looked up here by name.
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -186,23 +248,56 @@ def _ask(plugin: LoadedPlugin) -> None:
     except pluggy.PluginValidationError as error:
         misspelt = ", ".join(sorted(hook.name for hook in manager.hook.__dict__.values() if not hook.has_spec()))
         raise PluginError(f"drakmet has no hook {misspelt}", where=plugin.origin) from error
-    plugin.traps = _flat(manager.hook.drakmet_traps())
-    plugin.collectors = _flat(manager.hook.drakmet_collectors())
-    plugin.sinks = _flat(manager.hook.drakmet_sinks())
-    named = [trap.record for trap in plugin.traps if trap.record is not None]
-    plugin.records = list(dict.fromkeys([*_flat(manager.hook.drakmet_records()), *named]))
-    for record in plugin.records:
-        if not (isinstance(record, type) and issubclass(record, Record)):
-            raise PluginError(f"drakmet_records returned {record!r}, which is no record class")
+    hook = manager.hook
+    plugin.traps = _each(plugin, "drakmet_traps", hook.drakmet_traps(), lambda one: isinstance(one, Trap), "trap")
+    plugin.collectors = _each(plugin, "drakmet_collectors", hook.drakmet_collectors(), callable, "function")
+    plugin.sinks = _each(plugin, "drakmet_sinks", hook.drakmet_sinks(), _is_sink, "sink (with put and flush)")
+    named = _each(plugin, "drakmet_records", hook.drakmet_records(), _is_record, "record class")
+    for trap in plugin.traps:
+        _check_trap(plugin, trap)
+    named += [trap.record for trap in plugin.traps if trap.record is not None]
+    plugin.records = list(dict.fromkeys(named))
+    labels = [trap.label for trap in plugin.traps]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise PluginError(f"it has two traps {label}", where=plugin.origin, hint="give one of them a name=")
 
 
-def _claim_tables(plugin: LoadedPlugin, taken: dict[str, str]) -> None:
-    for record in plugin.records:
-        columns(record)  # its types, before a table is made of them
-        if taken.get(record.table, plugin.name) != plugin.name:
-            raise PluginError(f"its table {record.table} is one of {taken[record.table]} already")
-    taken.update((record.table, plugin.name) for record in plugin.records)
+def _each(plugin: LoadedPlugin, hook: str, returned: list[Any], fits: Callable[[Any], bool], what: str) -> list[Any]:
+    """Return all that the implementations of a hook returned, checked."""
+    found = []
+    for some in returned:
+        if isinstance(some, str) or not isinstance(some, Iterable):
+            raise PluginError(f"{hook} returned {some!r:.80}, not a list", where=plugin.origin)
+        for one in some:
+            if not fits(one):
+                raise PluginError(f"{hook} returned {one!r:.80}, which is no {what}", where=plugin.origin)
+            found.append(one)
+    return found
 
 
-def _flat(returned: list[Iterable[Any]]) -> list[Any]:
-    return [one for some in returned for one in some]
+def _is_record(one: Any) -> bool:
+    return isinstance(one, type) and issubclass(one, Record)
+
+
+def _is_sink(one: Any) -> bool:
+    return callable(getattr(one, "put", None)) and callable(getattr(one, "flush", None))
+
+
+def _check_trap(plugin: LoadedPlugin, trap: Trap) -> None:
+    """Refuse what would only come to light when the trap is set, or at each of its hits."""
+    if not trap.functions or not all(isinstance(name, str) and name for name in trap.functions):
+        raise PluginError("a trap names no function", where=plugin.origin)
+    where = f"{plugin.origin}: trap {trap.label}"
+    if trap.record is None and trap.handler is None:
+        raise PluginError("it has neither a record nor a handler", where=where)
+    if trap.record is not None and not (_is_record(trap.record) and issubclass(trap.record, EventRecord)):
+        raise PluginError(f"its record {trap.record!r:.80} is no class of EventRecord", where=where)
+    names = [*trap.fetch, *(trap.returns or ())]
+    for name in names:
+        if names.count(name) > 1:
+            raise PluginError(f"{name} is fetched at the entry and at the return", where=where)
+        if name in EventRecord.__struct_fields__ or hasattr(Hit, name):
+            raise PluginError(f"a value cannot be called {name}: each hit has that already", where=where)
+        if trap.record is not None and trap.handler is None and name not in trap.record.__struct_fields__:
+            raise PluginError(f"{trap.record.__name__} has no column {name}", where=where)
