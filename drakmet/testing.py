@@ -68,7 +68,7 @@ def hit(
 
 def run_trap(
     trap: Trap, *, process: Process | None = PROCESS, vcpu: int = 0, time: int = TIME, **values: Any
-) -> list[Record]:
+) -> list[Any]:
     """Return the records that drakmet would write if the trap fetched these values.
 
     A value that the trap fetches and that is left out could not be read. Strings are given as the guest has them.
@@ -85,7 +85,7 @@ def run_trap(
     armed = ArmedTrap("test", trap, Place(0, trap.functions[0]))
     armed.names = names
     left_out = Unreadable("the test left it out")
-    records: list[Record] = []
+    records: list[Any] = []
     # The monitor's own way from values to records, with nothing around it.
     hits = Hits(_Stub(), _Stub(), _Raise(), SESSION, records.append)  # type: ignore[arg-type]
     known: Any = None if process is None else _Known(process)
@@ -136,7 +136,7 @@ def problems(plugin: LoadedPlugin) -> list[str]:
     return found
 
 
-def records_of(plugins: Iterable[str | Path], recording: Path | str) -> list[Record]:
+def records_of(plugins: Iterable[str | Path], recording: Path | str) -> list[Any]:
     """Return what plugins make of a recording, in its order, process and coverage records included.
 
     ``plugins`` are names of plugins, and directories (or files) of your own. A recording knows only the functions that
@@ -181,7 +181,7 @@ def drakmet_hit() -> Callable[..., Hit]:
 
 
 @pytest.fixture
-def drakmet_run_trap() -> Callable[..., list[Record]]:
+def drakmet_run_trap() -> Callable[..., list[Any]]:
     """`drakmet.testing.run_trap`: the records of a trap for the values that you give."""
     return run_trap
 
