@@ -20,7 +20,7 @@ from drakmet.store.functions import utc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from drakmet.records import Record
+    from drakmet.records import Finding
     from drakmet.rules.check import Issue
 
 _PATHS = click.Path(path_type=Path)
@@ -151,11 +151,10 @@ def test(paths: tuple[Path, ...], plugins_dir: tuple[Path, ...], output: Format)
 @click.option("--rule", "only", metavar="ID", multiple=True, help="only this rule (may be given several times)")
 @click.option("--level", type=click.Choice(LEVELS), help="only rules of this level or above")
 @click.option("--outcomes", is_flag=True, help="show what became of each rule instead of the findings")
+@click.option("--save", is_flag=True, help="keep findings that are new in the file's table of findings")
 @_rules_option
 @output_options
-def run(
-    file: Path, only: tuple[str, ...], level: str | None, outcomes: bool, paths: tuple[Path, ...], output: Format
-) -> None:
+def run(file: Path, only: tuple[str, ...], level: str | None, outcomes: bool, save: bool, **options: Any) -> None:
     """Judge a file with the rules.
 
     Ends with 1 if there are findings, and with 3 if there are none but some rules could not be evaluated.
@@ -166,7 +165,8 @@ def run(
       drakmet rules run run.db --rule port-scan --json
       drakmet rules run run.db --outcomes
     """
-    loaded = load_rules([bundled(), *paths])
+    output: Format = options["output"]
+    loaded = load_rules([bundled(), *options["paths"]])
     known = {rule.id for rule in loaded.rules}
     for name in only:
         if name not in known:
@@ -174,6 +174,8 @@ def run(
     least = LEVELS.index(level) if level else 0
     chosen = [r for r in loaded.rules if (not only or r.id in only) and LEVELS.index(r.level) >= least]
     findings, ends = judge(file, chosen, loaded.lists)
+    if save:
+        click.echo(f"{_save(file, findings)} findings were new and are kept", err=True)
     if outcomes:
         rows = [asdict(end) | {"state": end.state.value} for end in ends]
         emit(rows, ["rule", "session", "state", "findings", "reason"], output)
@@ -189,7 +191,21 @@ def run(
 _FINDING = ["session", "when", "level", "rule", "message", "title", "process", "rests_on"]
 
 
-def _finding(finding: Record) -> dict[str, Any]:
+def _save(file: Path, findings: list[Finding]) -> int:
+    from drakmet.store import Reader, Writer
+
+    with Reader(file) as reader:
+        _, rows = reader.select("SELECT session, rule, rests_on FROM finding")
+        known = {(row["session"], row["rule"], row["rests_on"]) for row in rows}
+    fresh = [finding for finding in findings if (finding.session, finding.rule, finding.rests_on) not in known]
+    if fresh:
+        with Writer(file) as writer:
+            for finding in fresh:
+                writer.put(finding)
+    return len(fresh)
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
     import msgspec
 
     row: dict[str, Any] = msgspec.structs.asdict(finding)

@@ -2,6 +2,7 @@
 """``drakmet rules`` as a person meets it."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Annotated
 
@@ -138,6 +139,16 @@ def test_test_says_which_test_failed(site: Path) -> None:
     assert "no secret\n  it finds 1 ('? opened /secret/b') instead of nothing" in result.stdout
     faults = [bool(verdict["fault"]) for verdict in json.loads(run("test", "--json").stdout)]
     assert faults == [False, True]
+
+
+def test_findings_are_kept_once(site: Path, database: Path) -> None:
+    for new in (1, 0):
+        assert f"{new} findings were new" in run("run", database, "--save").stderr
+    connection = sqlite3.connect(database)
+    assert connection.execute("SELECT rule, rests_on FROM finding").fetchall() == [
+        ("secret", '[["opened", 1], ["process", 1]]')
+    ]
+    connection.close()
 
 
 def test_rules_are_listed_and_shown(site: Path) -> None:
