@@ -81,15 +81,16 @@ class Hit:
         except KeyError:
             raise AttributeError(f"the trap fetches no {name!r}; it fetches {', '.join(sorted(self.values))}") from None
 
-    def make(self, record: type[R], **columns: Any) -> R:
+    def make(self, record: type[R], lost: Iterable[str] = (), /, **columns: Any) -> R:
         """Return a record of this moment and process with the given columns.
 
-        ``unreadable`` names the values that the trap could not read and that are columns of the record, unless the
-        column was given a value all the same.
+        Its ``unreadable`` names the values that the trap could not read and that are columns of the record, unless the
+        column was given a value all the same; and what is in ``lost``: columns that rest on values of other names.
         """
-        missing = [
-            name for name in self.unreadable if name in record.__struct_fields__ and columns.get(name) is None
-        ]
+        missing = list(lost)
+        for name in self.unreadable:
+            if name in record.__struct_fields__ and columns.get(name) is None and name not in missing:
+                missing.append(name)
         return record(
             session=self.session,
             time=self.time,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What runs: programs that start, processes that fork and end, and those that ran already."""
 
-import os.path
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -62,18 +61,23 @@ def drakmet_records() -> list[type[EventRecord]]:
 def drakmet_traps() -> list[Trap]:
     """Return this plugin's traps."""
     return [
-        # From here on the exec cannot fail but by killing the process, and its strings are in the kernel's hands.
+        # Once it returns the exec cannot fail but by killing the process; what it is given is in the kernel's hands.
         Trap(
             function="begin_new_exec",
             name="exec",
             fetch={
+                "pid": "$current->tgid",
                 "file": "bprm->file|file",
                 "argv": "bprm|argv",
                 "cwd": "$current|cwd",
                 "filename": "bprm->filename",
                 "interp": "bprm->interp",
-                "uid": "bprm->cred->uid.val",
-                "euid": "bprm->cred->euid.val",
+            },
+            # Itself computes what a setuid program may do (since Linux 5.9), and makes that the process' own.
+            returns={
+                "result": "$return|errno",
+                "uid": "$current->cred->uid.val",
+                "euid": "$current->cred->euid.val",
             },
             record=ProcessStart,
             handler=on_exec,
@@ -85,6 +89,7 @@ def drakmet_traps() -> list[Trap]:
                 "child_pid": "p->tgid",
                 "child_tid": "p->pid",
                 "child_start_time": "p->start_boottime",
+                "pid": "$current->tgid",
             },
             record=ProcessFork,
             handler=on_fork,
@@ -112,22 +117,28 @@ def drakmet_collectors() -> list[object]:
     return [running]
 
 
-def on_exec(hit: Hit) -> ProcessStart:
-    """A program takes the place of another."""
+def on_exec(hit: Hit) -> ProcessStart | None:
+    """A program has taken the place of another."""
+    if hit.result:
+        return None
     path = hit.file.path if hit.file else None
-    script = None
-    if hit.filename is not None and hit.interp is not None and hit.interp != hit.filename:
-        script = hit.filename
-        if not script.startswith("/"):
-            script = None if hit.cwd is None else os.path.normpath(f"{hit.cwd}/{script}")
+    lost = [] if path else ["path", "memfd", "deleted"]
+    script = interpreter = None
+    if hit.filename is None or hit.interp is None:
+        lost += ["script", "interpreter"]
+    elif hit.interp != hit.filename:
+        script, interpreter = _absolute(hit.filename, hit.cwd), hit.interp
+        if script is None:
+            lost.append("script")
     return hit.make(
         ProcessStart,
+        lost,
         path=path.text if path else None,
         argv=hit.argv,
         cwd=hit.cwd,
         script=script,
-        interpreter=hit.interp if script else None,
-        pid=hit.process.pid if hit.process else None,
+        interpreter=interpreter,
+        pid=hit.pid,
         uid=hit.uid,
         euid=hit.euid,
         memfd=path.kind == "memfd" if path else None,
@@ -135,26 +146,44 @@ def on_exec(hit: Hit) -> ProcessStart:
     )
 
 
+def _absolute(name: str, cwd: str | None) -> str | None:
+    """Return a path without what stands for nothing in it; ``..`` stays, as links may lead it anywhere."""
+    if not name.startswith("/"):
+        if cwd is None:
+            return None
+        name = f"{cwd}/{name}"
+    return "/" + "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
 def on_fork(hit: Hit) -> ProcessFork:
     """A new task is about to run for the first time."""
-    thread = None
-    if hit.process is not None and hit.child_pid is not None:
-        thread = hit.child_pid == hit.process.pid
-    return hit.make(ProcessFork, thread=thread, **hit.values)
+    thread = None if hit.pid is None or hit.child_pid is None else hit.child_pid == hit.pid
+    return hit.make(
+        ProcessFork,
+        ["thread"] if thread is None else [],
+        child_pid=hit.child_pid,
+        child_tid=hit.child_tid,
+        child_start_time=hit.child_start_time,
+        thread=thread,
+    )
 
 
 def on_exit(hit: Hit) -> ProcessExit | None:
     """A thread ends; only the last one of its process counts."""
     if not hit.last and hit.last is not None:
         return None
-    code = hit.group_code if hit.signal_flags is not None and hit.signal_flags & _GROUP_EXIT else hit.code
-    killed = code is not None and code & 0x7F
+    code = None
+    if hit.signal_flags is not None:
+        code = hit.group_code if hit.signal_flags & _GROUP_EXIT else hit.code
+    if code is None:
+        return hit.make(ProcessExit, ["status", "signal", "core"], pid=hit.pid, status=None, signal=None, core=None)
+    signal = code & 0x7F
     return hit.make(
         ProcessExit,
         pid=hit.pid,
-        status=None if code is None or killed else code >> 8 & 0xFF,
-        signal=code & 0x7F if killed else None,
-        core=None if code is None else bool(code & _CORE),
+        status=None if signal else code >> 8 & 0xFF,
+        signal=signal or None,
+        core=bool(code & _CORE),
     )
 
 
