@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,9 +109,9 @@ def check(paths: tuple[Path, ...], strict: bool, plugins_dir: tuple[Path, ...], 
     from drakmet.rules.trial import Laboratory
 
     loaded = load_rules(paths or [bundled()], strict=False)
-    linter = Linter(Laboratory(known_records(plugins_dir)), loaded.lists)
     issues = [Issue("error", "format", error.where or "", error.what, error.hint) for error in loaded.errors]
-    issues += [issue for file in loaded.files for issue in linter.check(file)]
+    with closing(Linter(Laboratory(known_records(plugins_dir)), loaded.lists)) as linter:
+        issues += [issue for file in loaded.files for issue in linter.check(file)]
     _emit_issues(issues, output)
     errors = sum(issue.level == "error" or strict for issue in issues)
     rest = f"{len(loaded.files) + len(loaded.errors)} rules, {errors} errors, {len(issues) - errors} warnings"

@@ -41,7 +41,7 @@ class Issue:
 
 
 class Linter:
-    """Checks rules against the tables of a `Laboratory`."""
+    """Checks rules against the tables of a `Laboratory`. Close it when it has done its work."""
 
     def __init__(self, laboratory: Laboratory, lists: Mapping[str, List]) -> None:
         self._lists = lists
@@ -56,6 +56,10 @@ class Linter:
         if not any(issue.code == "unknown-table" for issue in issues):
             issues += self._sql(file)
         return issues
+
+    def close(self) -> None:
+        """Close the database in memory."""
+        self._connection.close()
 
     def _metadata(self, file: RuleFile) -> Iterator[Issue]:
         rule = file.rule

@@ -6,6 +6,8 @@ Columns of records are no steps: `drakmet.store.schema` adds them when a record 
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import TYPE_CHECKING
 
 from sqlite_utils import Database, Migrations
@@ -14,7 +16,6 @@ from drakmet.errors import StoreError
 from drakmet.store import schema
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
 _steps = Migrations("drakmet")
@@ -33,7 +34,8 @@ def migrate(connection: sqlite3.Connection, path: Path | str) -> Database:
     # Plugins of sqlite-utils that happen to be installed have no business in our files.
     db = Database(connection, execute_plugins=False)
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    ours = {step.name for step in _steps.pending(Database(memory=True, execute_plugins=False))}
+    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+        ours = {step.name for step in _steps.pending(Database(empty, execute_plugins=False))}
     if newer := sorted({step.name for step in _steps.applied(db)} - ours):
         raise StoreError(
             f"it was written by a newer drakmet (step {newer[0]!r} is not known here)",

@@ -85,9 +85,11 @@ class Reader:
             self._tables = describe(self._connection)
             if prepare:
                 prepare(self._connection)
-        except sqlite3.Error as error:
+        except BaseException as error:
             self._connection.close()
-            raise faults.explain(error, self.path) from error
+            if isinstance(error, sqlite3.Error):
+                raise faults.explain(error, self.path) from error
+            raise
         self._guard = Guard(self._connection)
 
     def tables(self) -> list[TableInfo]:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tables and rules to try the machinery with."""
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -76,3 +79,10 @@ def rule(**changes: str) -> RuleFile:
 @pytest.fixture(scope="session")
 def laboratory() -> Laboratory:
     return Laboratory([Opened, Connected])
+
+
+@pytest.fixture
+def connection(laboratory: Laboratory) -> Iterator[sqlite3.Connection]:
+    """An empty database in memory with the tables above."""
+    with closing(laboratory.connection()) as opened:
+        yield opened

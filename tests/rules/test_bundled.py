@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every bundled rule: no fault that the linter knows, and all of its own tests pass, on the bundled plugins' tables."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
 
 import pytest
@@ -20,10 +22,15 @@ def loaded() -> RuleSet:
     return load_rules()
 
 
-@cache
-def bench() -> tuple[Laboratory, Linter]:
-    laboratory = Laboratory(load_plugins().records)
-    return laboratory, Linter(laboratory, loaded().lists)
+@pytest.fixture(scope="module")
+def laboratory() -> Laboratory:
+    return Laboratory(load_plugins().records)
+
+
+@pytest.fixture(scope="module")
+def linter(laboratory: Laboratory) -> Iterator[Linter]:
+    with closing(Linter(laboratory, loaded().lists)) as opened:
+        yield opened
 
 
 def file_of(name: str) -> RuleFile:
@@ -35,8 +42,9 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize("name", [file.stem for file in FILES])
-def test_a_bundled_rule_is_without_fault_and_does_what_it_says(name: str) -> None:
-    laboratory, linter = bench()
+def test_a_bundled_rule_is_without_fault_and_does_what_it_says(
+    laboratory: Laboratory, linter: Linter, name: str
+) -> None:
     file = file_of(name)
     assert linter.check(file) == []
     assert [verdict for verdict in laboratory.try_rule(file, loaded().lists) if verdict.fault] == []

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The format and the linter: each fault is told with its line and a way out."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,9 @@ LISTS = {"secrets": List(title="t", values=["/a"])}
 
 
 @pytest.fixture(scope="module")
-def linter(laboratory: Laboratory) -> Linter:
-    return Linter(laboratory, LISTS)
+def linter(laboratory: Laboratory) -> Iterator[Linter]:
+    with closing(Linter(laboratory, LISTS)) as opened:
+        yield opened
 
 
 def line_of(text: str, word: str) -> int:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,18 @@ def records(events: list[tuple[Any, ...]]) -> list[Record]:
 def test_incremental_equals_batch(
     laboratory: Laboratory, events: list[tuple[Any, ...]], cuts: list[int], chunk: int
 ) -> None:
+    with closing(laboratory.connection()) as whole, closing(laboratory.connection()) as growing:
+        compare(whole, growing, events, cuts, chunk)
+
+
+def compare(
+    whole: sqlite3.Connection, growing: sqlite3.Connection, events: list[tuple[Any, ...]], cuts: list[int], chunk: int
+) -> None:
     rows = records(events)
     processes = [Process(id=number, session=1, time=0, exe=f"/bin/{number}") for number in range(1, 4)]
-    whole = laboratory.connection()
     batch = Evaluator(whole, RULES, chunk=chunk)
     insert(whole, batch, [*processes, *rows])
     at_once = batch.step()
-    growing = laboratory.connection()
     watching = Evaluator(growing, RULES)
     insert(growing, watching, processes)
     found: list[Finding] = []
@@ -121,17 +127,15 @@ def test_incremental_equals_batch(
     assert batch.step() == []
 
 
-def test_the_property_above_is_not_about_nothing(laboratory: Laboratory) -> None:
+def test_the_property_above_is_not_about_nothing(connection: sqlite3.Connection) -> None:
     events = [(Connected, 1, SECOND // 10, n % 6, True) for n in range(12)] + [(Opened, 1, 1, 1, True)]
-    connection = laboratory.connection()
     evaluator = Evaluator(connection, RULES)
     insert(connection, evaluator, records([events[-1], *events]))
     fired = {finding.rule for finding in evaluator.step()}
     assert fired == {one.id for one in RULES}
 
 
-def test_a_finding_says_what_it_rests_on(laboratory: Laboratory) -> None:
-    connection = laboratory.connection()
+def test_a_finding_says_what_it_rests_on(connection: sqlite3.Connection) -> None:
     evaluator = Evaluator(connection, [AFTER])
     opened = Opened(session=7, time=5, process=3, path="/secret/x")
     connected = Connected(session=7, time=9, process=3, address="10.0.0.1")
@@ -143,8 +147,7 @@ def test_a_finding_says_what_it_rests_on(laboratory: Laboratory) -> None:
     assert abs(finding.found - time.time_ns()) < 60 * SECOND
 
 
-def test_one_burst_is_one_finding_until_it_pauses(laboratory: Laboratory) -> None:
-    connection = laboratory.connection()
+def test_one_burst_is_one_finding_until_it_pauses(connection: sqlite3.Connection) -> None:
     evaluator = Evaluator(connection, [BURST])
     long = [Connected(session=1, time=n * SECOND, process=1, address=str(n % 5)) for n in range(100)]
     later = [Connected(session=1, time=(200 + n) * SECOND, process=1, address=str(n % 5)) for n in range(4)]
@@ -157,10 +160,9 @@ def test_one_burst_is_one_finding_until_it_pauses(laboratory: Laboratory) -> Non
     assert [finding.session for finding in evaluator.step()] == [2]
 
 
-def test_lists_are_tables(laboratory: Laboratory) -> None:
+def test_lists_are_tables(connection: sqlite3.Connection) -> None:
     with_list = rule(sql="SELECT id, path, 'x' AS exe FROM opened WHERE path IN (SELECT value FROM lists.secrets)").rule
     lists = {"secrets": List(title="t", values=["/a", "/b", "/a"])}
-    connection = laboratory.connection()
     evaluator = Evaluator(connection, [with_list], lists)
     insert(connection, evaluator, [Opened(session=1, time=1, path=path) for path in ("/a", "/b", "/c")])
     assert [finding.message for finding in evaluator.step()] == ["x opened /a", "x opened /b"]
@@ -176,9 +178,10 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELEC
         ("SELECT o.id, o.path, p.id AS exe FROM opened o, main.opened p, main.opened q", "more than 500 rows"),
     ],
 )
-def test_a_rule_out_of_bounds_is_given_up_and_the_others_go_on(laboratory: Laboratory, sql: str, reason: str) -> None:
+def test_a_rule_out_of_bounds_is_given_up_and_the_others_go_on(
+    connection: sqlite3.Connection, sql: str, reason: str
+) -> None:
     bad = rule(id='"bad"', sql=sql).rule
-    connection = laboratory.connection()
     evaluator = Evaluator(connection, [bad, rule().rule], seconds=0.1, limit=500)
     for step in range(5):
         insert(connection, evaluator, [Opened(session=1, time=n, path="/secret/1") for n in range(20)])
@@ -190,8 +193,7 @@ def test_a_rule_out_of_bounds_is_given_up_and_the_others_go_on(laboratory: Labor
     assert "given up" in evaluator.faults()["bad"]
 
 
-def test_a_rule_that_finds_everything_is_cut_short_and_says_so(laboratory: Laboratory) -> None:
-    connection = laboratory.connection()
+def test_a_rule_that_finds_everything_is_cut_short_and_says_so(connection: sqlite3.Connection) -> None:
     evaluator = Evaluator(connection, [rule(sql="SELECT id, path, 1 AS exe FROM opened").rule])
     insert(connection, evaluator, [Opened(session=1, time=n, path="/x") for n in range(1500)])
     assert len(evaluator.step()) == 1000
@@ -211,8 +213,7 @@ def test_a_rule_that_finds_everything_is_cut_short_and_says_so(laboratory: Labor
         ("SELECT id, nowhat FROM opened", "no such column"),
     ],
 )
-def test_a_rule_with_wrong_sql_is_not_evaluated(laboratory: Laboratory, sql: str, reason: str) -> None:
-    connection = laboratory.connection()
+def test_a_rule_with_wrong_sql_is_not_evaluated(connection: sqlite3.Connection, sql: str, reason: str) -> None:
     evaluator = Evaluator(connection, [rule(id='"bad"', sql=sql).rule, rule().rule])
     insert(connection, evaluator, [Opened(session=1, time=1, path="/secret/1")])
     assert [finding.rule for finding in evaluator.step()] == ["secret"]
