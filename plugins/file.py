@@ -18,7 +18,7 @@ class FileOpen(EventRecord):
     create: Annotated[bool | None, "whether it was to be made if it was not there (O_CREAT)"]
     created: Annotated[bool | None, "whether this open made it"]
     execute: Annotated[bool | None, "whether the kernel opened it to execute it (execve), not the program itself"]
-    mode: Annotated[int | None, "permission bits for a file that is made"]
+    mode: Annotated[int | None, "permission bits to make it with; null without O_CREAT"]
     result: Annotated[int | None, "0, or the negative error number"]
 
 
@@ -36,7 +36,9 @@ class FileClose(EventRecord):
 
     path: Annotated[str | None, "the file, from the root of the mount namespace"]
     file: Annotated[Address | None, "address of the kernel's struct file"]
-    bytes_written: Annotated[int | None, "bytes that calls of write and copy_file_range were asked to write to it"]
+    bytes_written: Annotated[
+        int | None, "bytes that were asked to be written to it; null also if writev or copy_file_range did any of it"
+    ]
 
 
 class FileRename(EventRecord):
@@ -110,21 +112,28 @@ def drakmet_traps() -> list[Trap]:
         *(
             Trap(
                 function=function,
-                fetch={"file": file, "count": count, "kind": f"{file}->f_inode->i_mode", "path": f"{file}|path"},
+                fetch={
+                    "file": file,
+                    "inode": f"{file}->f_inode",
+                    "kind": f"{file}->f_inode->i_mode",
+                    "path": f"{file}|path",
+                    **count,
+                },
                 record=FileWrite,
                 handler=written.on_write,
             )
             for function, file, count in (
-                ("vfs_write", "file", "count"),
-                ("vfs_writev", "file", "$arg3"),
-                ("vfs_copy_file_range", "file_out", "len"),
-                ("vfs_iter_write", "file", "iter->count"),
+                ("vfs_write", "file", {"count": "count"}),
+                # How many bytes a vector has is only known further in, and cp lets a file be copied "to its end".
+                ("vfs_writev", "file", {}),
+                ("vfs_copy_file_range", "file_out", {}),
+                ("vfs_iter_write", "file", {"count": "iter->count"}),
             )
         ),
         Trap(
             function="__fput",
             name="close",
-            fetch={"file": "file"},
+            fetch={"file": "file", "inode": "file->f_inode"},
             record=FileClose,
             handler=written.on_close,
         ),
@@ -166,52 +175,80 @@ def drakmet_traps() -> list[Trap]:
 
 def on_open(hit: Hit) -> FileOpen:
     """An open has ended."""
-    flags, opened = hit.flags, hit.opened if hit.result == 0 else None
-    access = None
-    if flags is not None:
+    flags, result = hit.flags, hit.result
+    path = created = access = create = execute = None
+    lost = []
+    if flags is None:
+        lost += ["access", "create", "execute"]
+    else:
         access = "path" if flags & os.O_PATH else _ACCESS[flags & os.O_ACCMODE]
-    record = hit.make(
+        create, execute = bool(flags & os.O_CREAT), bool(flags & _FMODE_EXEC)
+        flags &= ~_FMODE_EXEC
+    if result == 0:
+        path = hit.opened
+        created = None if hit.fmode is None else bool(hit.fmode & _FMODE_CREATED)
+    if not result:  # there is a file, or nobody knows
+        lost += [name for name, value in (("path", path), ("created", created)) if value is None]
+    if create is None:
+        lost.append("mode")
+    return hit.make(
         FileOpen,
-        path=opened,
+        lost,
+        path=path,
         requested=hit.requested,
         access=access,
         flags=flags,
-        create=None if flags is None else bool(flags & os.O_CREAT),
-        created=bool(hit.fmode & _FMODE_CREATED) if hit.result == 0 and hit.fmode is not None else None,
-        execute=None if flags is None else bool(flags & _FMODE_EXEC),
-        mode=hit.mode,
-        result=hit.result,
+        create=create,
+        created=created,
+        execute=execute,
+        mode=hit.mode & 0o7777 if create and hit.mode is not None else None,
+        result=result,
     )
-    if opened is None and hit.result == 0:
-        record.unreadable = ",".join(filter(None, ["path", record.unreadable]))
-    return record
+
+
+class _Open:
+    """An open file that was written to."""
+
+    __slots__ = ("bytes", "inode", "lost", "path")
+
+    def __init__(self, inode: int | None, path: str | None) -> None:
+        self.inode = inode
+        self.path = path
+        self.bytes: int | None = 0
+        self.lost = [] if path is not None else ["path"]
 
 
 class Written:
     """Which open files were written to already; the longest untouched is forgotten first."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[int, tuple[str | None, int]] = OrderedDict()
+        self._files: OrderedDict[int, _Open] = OrderedDict()
 
     def on_write(self, hit: Hit) -> FileWrite | None:
         """A write to any file; only the first to a regular one counts."""
-        if hit.file is None or (hit.kind is not None and hit.kind & _S_IFMT != _S_IFREG):
+        if hit.kind is not None and hit.kind & _S_IFMT != _S_IFREG:
             return None
-        known = self._files.get(hit.file)
-        if known is not None:
-            self._files[hit.file] = known[0], known[1] + (hit.count or 0)
-            return None
-        self._files[hit.file] = hit.path, hit.count or 0
-        if len(self._files) > _MOST_OPEN:
-            self._files.popitem(last=False)
-        return hit.make(FileWrite, path=hit.path, file=hit.file)
+        files, record = self._files, None
+        known = files.get(hit.file)
+        # Another inode: its close was missed, and the address is another file's now.
+        if known is None or known.inode != hit.inode:
+            known = files[hit.file] = _Open(hit.inode, hit.path)
+            record = hit.make(FileWrite, path=hit.path, file=hit.file)
+            if len(files) > _MOST_OPEN:
+                files.popitem(last=False)
+        files.move_to_end(hit.file)
+        count = hit.values.get("count")
+        if count is None and "count" in hit.unreadable and "bytes_written" not in known.lost:
+            known.lost.append("bytes_written")
+        known.bytes = None if known.bytes is None or count is None else known.bytes + count
+        return record
 
     def on_close(self, hit: Hit) -> FileClose | None:
         """A struct file goes; of interest if it was written to."""
         known = self._files.pop(hit.file, None)
-        if known is None:
+        if known is None or known.inode != hit.inode:
             return None
-        return hit.make(FileClose, path=known[0], file=hit.file, bytes_written=known[1])
+        return hit.make(FileClose, known.lost, path=known.path, file=hit.file, bytes_written=known.bytes)
 
 
 def on_unlink(hit: Hit) -> FileRemove:
