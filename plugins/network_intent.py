@@ -79,7 +79,13 @@ def drakmet_records() -> list[type[EventRecord]]:
 def drakmet_traps() -> list[Trap]:
     """Return this plugin's traps."""
     result = {"result": "$return|errno"}
-    datagram = {"to": "msg->msg_name|sockaddr(msg->msg_namelen)", "sock": "sk|sock", "size": "len", "dns": "msg|dns"}
+    datagram = {
+        "named": "msg->msg_name",
+        "to": "msg->msg_name|sockaddr(msg->msg_namelen)",
+        "sock": "sk|sock",
+        "size": "len",
+        "dns": "msg|dns",
+    }
     traps = [
         Trap(
             function="__sys_connect_file",
@@ -92,10 +98,8 @@ def drakmet_traps() -> list[Trap]:
         Trap(function="udp_sendmsg", fetch=datagram, record=NetDatagram, handler=on_datagram),
         Trap(function="udpv6_sendmsg", fetch=datagram, record=NetDatagram, handler=on_datagram6),
     ]
-    for family, address, length in (
-        ("inet", "uaddr", "addr_len"), ("inet6", "uaddr", "addr_len"), ("unix", "uaddr", "addr_len"),
-    ):  # fmt: skip
-        fetch = {"sock": "sock|sock", "to": f"{address}|sockaddr({length})"}
+    for family in ("inet", "inet6", "unix"):
+        fetch = {"sock": "sock|sock", "to": "uaddr|sockaddr(addr_len)"}
         traps.append(Trap(function=f"{family}_bind", fetch=fetch, returns=result, record=NetBind, handler=on_bind))
     for family in ("inet", "unix"):  # inet_listen serves IPv6 as well
         fetch = {"backlog": "backlog"}
@@ -106,60 +110,72 @@ def drakmet_traps() -> list[Trap]:
 
 def on_connect(hit: Hit) -> NetConnect:
     """A connect has ended, or goes on in the background."""
-    return hit.make(NetConnect, **_end(hit, hit.to), protocol=_protocol(hit), result=hit.result)
+    end = _End(hit, hit.to)
+    return hit.make(NetConnect, end.lost, **end.columns, result=hit.result)
 
 
 def on_bind(hit: Hit) -> NetBind:
     """A bind has ended."""
-    return hit.make(NetBind, **_end(hit, hit.to), protocol=_protocol(hit), result=hit.result)
+    end = _End(hit, hit.to)
+    return hit.make(NetBind, end.lost, **end.columns, result=hit.result)
 
 
 def on_listen(hit: Hit) -> NetListen:
     """A listen has ended; the socket is bound by now, whether the program did that or the kernel."""
-    end = _end(hit, hit.sock.local if hit.sock else None)
-    return hit.make(NetListen, **end, protocol=_protocol(hit), backlog=hit.backlog, result=hit.result)
+    end = _End(hit, hit.sock.local if hit.sock else None)
+    return hit.make(NetListen, end.lost, **end.columns, backlog=hit.backlog, result=hit.result)
 
 
 def on_datagram(hit: Hit) -> list[EventRecord]:
     """A datagram over IPv4."""
-    # Without an address of its own it goes to where the socket is connected.
-    to = hit.to or (hit.sock.remote if hit.sock else None)
-    end = _end(hit, to)
-    del end["path"]
-    records: list[EventRecord] = [
-        hit.make(NetDatagram, **end, protocol=_protocol(hit), size=hit.size),
-    ]
-    if to is not None and to.port == _DNS and not (hit.dns and hit.dns.response):
+    to = _destination(hit)
+    end = _End(hit, to, only_ip=True)
+    records: list[EventRecord] = [hit.make(NetDatagram, end.lost, **end.columns, size=hit.size)]
+    if to is not None and to.port == _DNS:
+        server = {"address": to.address, "port": to.port}
         if hit.dns is None:
-            query = hit.make(DnsQuery, name=None, qtype=None, address=to.address, port=to.port)
-            query.unreadable = "name,qtype"
-            records.append(query)
-        else:
-            records += [
-                hit.make(DnsQuery, name=question.name, qtype=question.type, address=to.address, port=to.port)
-                for question in hit.dns.questions
-            ]
+            records.append(hit.make(DnsQuery, ["name", "qtype"], name=None, qtype=None, **server))
+        elif not hit.dns.response:
+            records += [hit.make(DnsQuery, name=one.name, qtype=one.type, **server) for one in hit.dns.questions]
     return records
 
 
 def on_datagram6(hit: Hit) -> list[EventRecord]:
     """A datagram from an IPv6 socket; to an IPv4 address, the kernel hands it on to udp_sendmsg, which is trapped."""
-    to = hit.to or (hit.sock.remote if hit.sock else None)
+    to = _destination(hit)
     if to is not None and (to.family == "inet" or to.address.startswith("::ffff:")):
         return []
     return on_datagram(hit)
 
 
-def _end(hit: Hit, address: Any) -> dict[str, Any]:
-    """Return the columns of an address."""
-    if address is None:
-        return {"family": hit.sock.family if hit.sock else None, "address": None, "port": None, "path": None}
-    if address.family == "unix":
-        return {"family": "unix", "address": None, "port": None, "path": address.address}
-    return {"family": address.family, "address": address.address or None, "port": address.port, "path": None}
+def _destination(hit: Hit) -> Any:
+    """Return where a datagram goes: where it says, or if it does not, where its socket is connected."""
+    if hit.named == 0:
+        return hit.sock.remote if hit.sock else None
+    return hit.to
 
 
-def _protocol(hit: Hit) -> str | None:
-    """Return the protocol of an IP socket."""
-    sock = hit.sock
-    return sock.protocol if sock and sock.family in ("inet", "inet6") else None
+class _End:
+    """The columns of an address, and which of them are not known."""
+
+    def __init__(self, hit: Hit, address: Any, *, only_ip: bool = False) -> None:
+        sock = hit.sock
+        family = address.family if address else sock.family if sock else None
+        is_unix = family == "unix"
+        text = address.address or None if address else None
+        self.columns: dict[str, Any] = {
+            "family": family,
+            # Of an IP address, the socket tells what is spoken with it.
+            "protocol": sock.protocol if sock and sock.family in ("inet", "inet6") else None,
+            "address": None if is_unix else text,
+            "port": address.port if address else None,
+            "path": text if is_unix else None,
+        }
+        self.lost: list[str] = [] if family else ["family"]
+        if not sock and not (address and is_unix):
+            self.lost.append("protocol")
+        if not address:
+            self.lost += {"unix": ["path"], None: ["address", "port", "path"]}.get(family, ["address", "port"])
+        if only_ip:
+            del self.columns["path"]
+            self.lost = [name for name in self.lost if name != "path"]
