@@ -119,13 +119,10 @@ class Linter:
                 yield Issue("warning", "history", file.where_in_sql(table), text, hint)
         try:
             compiled = Compiled(rule, self._connection, self._guard)
-            cursor = self._connection.execute(compiled.sql, _nothing(file))
-        except (sqlite3.Error, sqlite3.Warning) as error:
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             yield self._explain(file, str(error))
             return
-        selected = [column[0] for column in cursor.description]
-        cursor.close()
-        yield from self._result(file, selected)
+        yield from self._result(file, compiled.columns)
         yield from self._plan(file, compiled)
 
     def _result(self, file: RuleFile, selected: list[str]) -> Iterator[Issue]:

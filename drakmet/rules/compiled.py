@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drakmet.records import Finding
+from drakmet.rules.format import placeholders
 from drakmet.store.schema import quote
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from drakmet.rules.format import Rule
     from drakmet.store.guard import Guard
 
+_COMPILING = 5.0
 _REMEMBERED = 100_000
 _MAX_ROWS_NAMED = 100
 _MAX_MESSAGE = 2_000
@@ -46,12 +48,19 @@ class Compiled:
         guard.forget()
         # Alone first: what is inside brackets could close them. EXPLAIN, as the compiler's opinion is all we want.
         connection.execute(f"EXPLAIN {rule.sql}").close()
-        cursor = connection.execute(
-            f"EXPLAIN {self.sql}", bounds(dict.fromkeys(rule.triggers, Span(0, 0)), rule.triggers)
-        )
+        nothing = bounds(dict.fromkeys(rule.triggers, Span(0, 0)), rule.triggers)
+        with guard.deadline(_COMPILING):
+            cursor = connection.execute(f"{self.sql} LIMIT 0", nothing)
+        self.columns = [column[0] for column in cursor.description]
         cursor.close()
         self.reads = {table for table, _ in guard.reads}
         self._last: OrderedDict[tuple[Any, ...], int] = OrderedDict()
+
+    def missing(self) -> list[str]:
+        """Return the columns that the rule's keys need and its query does not select."""
+        by = self.rule.once.by if self.rule.once else []
+        needed = [*self.rule.id_columns.values(), *placeholders(self.rule.message), *by]
+        return [name for name in dict.fromkeys(needed) if name not in self.columns]
 
     def rows(self, spans: Mapping[str, Span], limit: int) -> list[dict[str, Any]]:
         """Return the query's rows for the new rows of its trigger tables, in the order in which these were stored.

@@ -133,9 +133,11 @@ class Evaluator:
             if judged.compiled is not None:
                 continue
             try:
-                judged.compiled = Compiled(judged.rule, self._connection, self.guard)
-                judged.fault = None
-            except (sqlite3.Error, sqlite3.Warning) as error:
+                compiled = Compiled(judged.rule, self._connection, self.guard)
+                missing = compiled.missing()
+                judged.fault = f"its query does not select {', '.join(missing)}" if missing else None
+                judged.compiled = None if missing else compiled
+            except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
                 judged.fault = (self.guard.denied and f"{self.guard.denied} is not allowed in a rule") or str(error)
 
     def _ends(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -211,6 +212,8 @@ def test_a_rule_that_finds_everything_is_cut_short_and_says_so(connection: sqlit
         ("SELECT 1; DELETE FROM opened", "one statement"),
         ("SELECT id FROM nowhere", "no such table"),
         ("SELECT id, nowhat FROM opened", "no such column"),
+        ("SELECT path, 1 AS exe FROM opened", "does not select id"),
+        ("SELECT id FROM opened", "does not select exe, path"),
     ],
 )
 def test_a_rule_with_wrong_sql_is_not_evaluated(connection: sqlite3.Connection, sql: str, reason: str) -> None:
@@ -322,3 +325,38 @@ def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="not a SQLite database"):
         Evaluator(path, [rule().rule])
+
+
+WORDS = st.sampled_from(
+    [
+        *("SELECT", "FROM", "WHERE", "opened", "connected", "main.", "id", ",", "(", ")", "AS", "path", "*", ";", "--"),
+        *(
+            "'/x'",
+            "UNION ALL",
+            "WITH RECURSIVE",
+            ":x",
+            "?",
+            "\0",
+            "NULL",
+            "count(*)",
+            "json_each('x')",
+            '"',
+            "'",
+            "->>",
+        ),
+        *("argv_text(path)", "0", "JOIN", "ORDER BY", "LIMIT", "-1", "VALUES", "EXISTS", "lists.secrets"),
+    ]
+)
+
+
+@given(sql=st.lists(WORDS, max_size=25).map(" ".join) | st.text(max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_no_sql_gets_out_of_hand(laboratory: Laboratory, sql: str) -> None:
+    odd = msgspec.structs.replace(RULES[0], id="odd", sql=sql)
+    with closing(laboratory.connection()) as connection:
+        evaluator = Evaluator(connection, [odd, RULES[0]], {"secrets": List(title="t", values=["/a"])}, seconds=0.5)
+        insert(connection, evaluator, [Opened(session=1, time=1, path="/secret/1")])
+        found = [finding.rule for finding in evaluator.step()]
+        assert found.count("secret") == 1
+        assert "odd" in evaluator.faults() or "odd" in found or not evaluator.step()
+        assert connection.execute("SELECT count(*) FROM opened").fetchone() == (1,)
