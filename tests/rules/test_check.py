@@ -14,7 +14,7 @@ from drakmet.rules.check import Linter
 from drakmet.rules.compiled import render
 from drakmet.rules.format import RuleFile, duration, placeholders
 from drakmet.rules.lists import List, load_lists
-from drakmet.rules.load import load_rules
+from drakmet.rules.load import bundled, load_rules
 from drakmet.rules.trial import Laboratory
 from drakmet.rules.words import did_you_mean, tokens, unqualified
 
@@ -192,6 +192,16 @@ def test_a_sites_rules_stand_beside_the_bundled_ones_and_over_them(tmp_path: Pat
     assert [str(error.where) for error in loaded.errors] == [f"{tmp_path}/broken.toml:1"]
     with pytest.raises(RuleError):
         load_rules([tmp_path])
+
+
+def test_a_sites_rule_takes_the_place_of_the_bundled_one_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "port-scan.toml").write_text(RULE.replace('"secret"', '"port-scan"'))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "shells.toml").write_text('title = "Shells"\nvalues = ["xonsh"]\nextend = true')
+    loaded = load_rules([bundled(), tmp_path])
+    assert [file.path.parent for file in loaded.files if file.rule.id == "port-scan"] == [tmp_path]
+    assert len(loaded.files) == len(list(bundled().glob("*.toml")))
+    assert {"xonsh", "bash"} <= set(loaded.lists["shells"].values)
 
 
 def test_lists_are_extended_or_replaced(tmp_path: Path) -> None:
