@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which files are opened, written, renamed, removed, changed in mode or owner, and mapped to be executed."""
 
+import errno
 import os
 from collections import OrderedDict
 from typing import Annotated
@@ -37,12 +38,12 @@ class FileClose(EventRecord):
     path: Annotated[str | None, "the file, from the root of the mount namespace"]
     file: Annotated[Address | None, "address of the kernel's struct file"]
     bytes_written: Annotated[
-        int | None, "bytes that were asked to be written to it; null also if writev or copy_file_range did any of it"
+        int | None, "bytes it was asked to take; null also if writev, sendfile or copy_file_range wrote any of them"
     ]
 
 
 class FileRename(EventRecord):
-    """A file or directory was renamed, or could not be."""
+    """A file or directory was renamed, or was found and could not be."""
 
     path: Annotated[str | None, "its name before, from the root of the mount namespace"]
     new_path: Annotated[str | None, "its new name"]
@@ -50,7 +51,7 @@ class FileRename(EventRecord):
 
 
 class FileRemove(EventRecord):
-    """A name was removed (unlink, rmdir), or could not be."""
+    """A name was removed (unlink, rmdir), or was found and could not be."""
 
     path: Annotated[str | None, "the name, from the root of the mount namespace"]
     directory: Annotated[bool | None, "whether it is a directory"]
@@ -83,6 +84,8 @@ class FileMap(EventRecord):
 _ACCESS = ("r", "w", "rw", "rw")
 _FMODE_EXEC = 0x20  # include/linux/fs.h: in open_flags.open_flag for execve's own opens
 _FMODE_CREATED = 0x100000
+_FMODE_WRITE = 0x2
+_LOOKUP_CACHED = 0x200000  # include/linux/namei.h, from 5.12 on
 _PROT_EXEC = 4
 _S_IFMT, _S_IFREG = 0o170000, 0o100000
 _KEEP_ID = 0xFFFFFFFF
@@ -98,13 +101,19 @@ def drakmet_records() -> list[type[EventRecord]]:
 @hookimpl
 def drakmet_traps() -> list[Trap]:
     """Return this plugin's traps."""
-    written = Written()
+    written, named = Written(), Named()
     result = {"result": "$return|errno"}
+    task = {"task": "$current"}
     return [
         Trap(
             function="do_filp_open",
             name="open",
-            fetch={"requested": "pathname->name", "flags": "op->open_flag", "mode": "op->mode"},
+            fetch={
+                "requested": "pathname->name",
+                "flags": "op->open_flag",
+                "mode": "op->mode",
+                "lookup": "op->lookup_flags",
+            },
             returns={"opened": "$return|path", "fmode": "$return->f_mode", "result": "$return|errno"},
             record=FileOpen,
             handler=on_open,
@@ -116,6 +125,7 @@ def drakmet_traps() -> list[Trap]:
                     "file": file,
                     "inode": f"{file}->f_inode",
                     "kind": f"{file}->f_inode->i_mode",
+                    "fmode": f"{file}->f_mode",
                     "path": f"{file}|path",
                     **count,
                 },
@@ -127,7 +137,7 @@ def drakmet_traps() -> list[Trap]:
                 # How many bytes a vector has is only known further in, and cp lets a file be copied "to its end".
                 ("vfs_writev", "file", {}),
                 ("vfs_copy_file_range", "file_out", {}),
-                ("vfs_iter_write", "file", {"count": "iter->count"}),
+                ("iter_file_splice_write", "out", {}),
             )
         ),
         Trap(
@@ -137,17 +147,25 @@ def drakmet_traps() -> list[Trap]:
             record=FileClose,
             handler=written.on_close,
         ),
-        Trap(
-            function="vfs_rename",
-            name="rename",
-            fetch={"path": "rd->old_dentry|path", "new_path": "rd->new_dentry|path"},
-            returns=result,
-            record=FileRename,
+        # Not vfs_unlink and its like: a file system on top of others calls those again for what lies below, and in some
+        # kernels they are part of their caller. Their callers know how it ended, these what it was about.
+        *(
+            Trap(function=f"security_path_{what}", fetch={**task, **names}, record=record, handler=named.begin)
+            for what, names, record in (
+                ("unlink", {"path": "dentry|path(dir->mnt)"}, FileRemove),
+                ("rmdir", {"path": "dentry|path(dir->mnt)"}, FileRemove),
+                (
+                    "rename",
+                    {"path": "old_dentry|path(old_dir->mnt)", "new_path": "new_dentry|path(new_dir->mnt)"},
+                    FileRename,
+                ),
+            )
         ),
-        Trap(function="vfs_unlink", name="unlink", fetch={"path": "dentry|path"}, returns=result, record=FileRemove,
-             handler=on_unlink),
-        Trap(function="vfs_rmdir", name="rmdir", fetch={"path": "dentry|path"}, returns=result, record=FileRemove,
-             handler=on_rmdir),
+        Trap(function="do_unlinkat", name="unlink", fetch=task, returns=result, record=FileRemove,
+             handler=named.on_unlink),
+        Trap(function="do_rmdir", name="rmdir", fetch=task, returns=result, record=FileRemove, handler=named.on_rmdir),
+        Trap(function="do_renameat2", name="rename", fetch=task, returns=result, record=FileRename,
+             handler=named.on_rename),
         Trap(
             function="chmod_common",
             name="chmod",
@@ -173,9 +191,11 @@ def drakmet_traps() -> list[Trap]:
     ]  # fmt: skip
 
 
-def on_open(hit: Hit) -> FileOpen:
+def on_open(hit: Hit) -> FileOpen | None:
     """An open has ended."""
     flags, result = hit.flags, hit.result
+    if result == -errno.EAGAIN and hit.lookup is not None and hit.lookup & _LOOKUP_CACHED:
+        return None  # io_uring's first try, which may not wait: the real one follows
     path = created = access = create = execute = None
     lost = []
     if flags is None:
@@ -228,6 +248,8 @@ class Written:
         """A write to any file; only the first to a regular one counts."""
         if hit.kind is not None and hit.kind & _S_IFMT != _S_IFREG:
             return None
+        if hit.fmode is not None and not hit.fmode & _FMODE_WRITE:
+            return None  # it was opened to be read: the write fails
         files, record = self._files, None
         known = files.get(hit.file)
         # Another inode: its close was missed, and the address is another file's now.
@@ -251,14 +273,39 @@ class Written:
         return hit.make(FileClose, known.lost, path=known.path, file=hit.file, bytes_written=known.bytes)
 
 
-def on_unlink(hit: Hit) -> FileRemove:
-    """A name of something that is no directory."""
-    return hit.make(FileRemove, path=hit.path, directory=False, result=hit.result)
+class Named:
+    """What each thread is about to rename or remove, until it is known how that ended."""
 
+    def __init__(self) -> None:
+        self._begun: OrderedDict[int, Hit] = OrderedDict()
 
-def on_rmdir(hit: Hit) -> FileRemove:
-    """A directory."""
-    return hit.make(FileRemove, path=hit.path, directory=True, result=hit.result)
+    def begin(self, hit: Hit) -> None:
+        """The name was found; nothing was done yet."""
+        self._begun[hit.task] = hit
+        self._begun.move_to_end(hit.task)
+        if len(self._begun) > _MOST_OPEN:
+            self._begun.popitem(last=False)
+
+    def on_unlink(self, hit: Hit) -> FileRemove | None:
+        """A name of something that is no directory."""
+        return self._removed(hit, directory=False)
+
+    def on_rmdir(self, hit: Hit) -> FileRemove | None:
+        """A directory."""
+        return self._removed(hit, directory=True)
+
+    def _removed(self, hit: Hit, *, directory: bool) -> FileRemove | None:
+        begun = self._begun.pop(hit.task, None)
+        if begun is None:
+            return None  # there is no such name
+        return hit.make(FileRemove, begun.unreadable, path=begun.path, directory=directory, result=hit.result)
+
+    def on_rename(self, hit: Hit) -> FileRename | None:
+        """A rename has ended."""
+        begun = self._begun.pop(hit.task, None)
+        if begun is None:
+            return None
+        return hit.make(FileRename, begun.unreadable, path=begun.path, new_path=begun.new_path, result=hit.result)
 
 
 def on_chown(hit: Hit) -> FileChown:

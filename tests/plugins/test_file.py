@@ -12,6 +12,10 @@ from drakmet.plugins import LoadedPlugin, bundled
 from drakmet.testing import load, run_trap, trap
 
 REGULAR, PIPE = 0o100644, 0o010600
+READ, WRITE = 0x1, 0x2  # FMODE_*
+CACHED = 0x200000  # LOOKUP_CACHED
+AGAIN = -11
+TASK, OTHER_TASK = 0xFFFF888000002000, 0xFFFF888000003000
 NEW = 0x100000  # FMODE_CREATED
 KEEP = 0xFFFFFFFF
 ADDRESS = 0xFFFF888000001000
@@ -24,9 +28,16 @@ def plugin() -> LoadedPlugin:
 
 
 def opened(plugin: LoadedPlugin, **changes: Any) -> Any:
-    values = {"requested": "a.txt", "flags": 0, "mode": 0, "opened": "/srv/a.txt", "fmode": 0, "result": 0, **changes}
-    (record,) = run_trap(trap(plugin, "open"), **{key: one for key, one in values.items() if one != "lost"})
+    (record,) = opening(plugin, **changes)
     return record
+
+
+def opening(plugin: LoadedPlugin, **changes: Any) -> list[Any]:
+    values = {
+        "requested": "a.txt", "flags": 0, "mode": 0, "lookup": 0, "opened": "/srv/a.txt", "fmode": 0, "result": 0,
+        **changes,
+    }  # fmt: skip
+    return run_trap(trap(plugin, "open"), **{key: one for key, one in values.items() if one != "lost"})
 
 
 @pytest.mark.parametrize(
@@ -77,8 +88,18 @@ def test_an_open_with_unknown_flags(plugin: LoadedPlugin) -> None:
     assert set(record.unreadable.split(",")) == {"access", "flags", "create", "execute", "created", "mode"}
 
 
+@pytest.mark.parametrize(
+    ("result", "lookup", "count"),
+    [(AGAIN, CACHED, 0), (AGAIN, 0, 1), (AGAIN, "lost", 1), (0, CACHED, 1), (-2, CACHED, 1)],
+)
+def test_a_try_that_was_not_allowed_to_wait_is_no_open_of_its_own(
+    plugin: LoadedPlugin, result: int, lookup: int | str, count: int
+) -> None:
+    assert len(opening(plugin, result=result, lookup=lookup)) == count
+
+
 def write(plugin: LoadedPlugin, count: int | None = 10, *, via: str = "vfs_write", **changes: Any) -> list[Any]:
-    values = {"file": ADDRESS, "inode": 77, "kind": REGULAR, "path": "/srv/a.txt", **changes}
+    values = {"file": ADDRESS, "inode": 77, "kind": REGULAR, "fmode": WRITE, "path": "/srv/a.txt", **changes}
     if "count" in trap(plugin, via).fetch and count is not None:
         values["count"] = count
     return run_trap(trap(plugin, via), **{key: one for key, one in values.items() if one != "lost"})
@@ -99,12 +120,12 @@ def test_the_first_write_is_told_and_the_bytes_at_the_close(plugin: LoadedPlugin
 
 
 def test_each_way_to_write_counts(plugin: LoadedPlugin) -> None:
-    for number, via in enumerate(("vfs_write", "vfs_writev", "vfs_copy_file_range", "vfs_iter_write")):
+    for number, via in enumerate(("vfs_write", "vfs_writev", "vfs_copy_file_range", "iter_file_splice_write")):
         (record,) = write(plugin, via=via, file=ADDRESS + number)
         assert record.path == "/srv/a.txt"
 
 
-@pytest.mark.parametrize("via", ["vfs_writev", "vfs_copy_file_range"])
+@pytest.mark.parametrize("via", ["vfs_writev", "vfs_copy_file_range", "iter_file_splice_write"])
 def test_bytes_that_are_not_known_are_not_guessed(plugin: LoadedPlugin, via: str) -> None:
     # writev has the number of its pieces at hand, not of bytes; cp asks copy_file_range for all a file could hold.
     assert "count" not in trap(plugin, via).fetch
@@ -125,6 +146,12 @@ def test_a_count_that_cannot_be_read_makes_the_sum_unknown(plugin: LoadedPlugin)
 def test_only_regular_files_count(plugin: LoadedPlugin) -> None:
     assert write(plugin, kind=PIPE) == []
     assert close(plugin) == []
+
+
+def test_a_write_to_what_was_opened_to_be_read_is_none(plugin: LoadedPlugin) -> None:
+    assert write(plugin, fmode=READ) == []
+    assert len(write(plugin, fmode="lost")) == 1
+    assert write(plugin, fmode=READ | WRITE) == []
 
 
 def test_a_file_of_unknown_kind_counts(plugin: LoadedPlugin) -> None:
@@ -159,17 +186,67 @@ def test_what_is_kept_is_bounded_and_the_longest_untouched_goes_first(
     assert [bool(close(plugin, file=address)) for address in (1, 2, 3, 4)] == [True, False, True, True]
 
 
+CHANGES = [("unlink", "file_remove"), ("rmdir", "file_remove"), ("rename", "file_rename")]
+
+
+def begin(plugin: LoadedPlugin, what: str, **changes: Any) -> None:
+    values = {"task": TASK, "path": "/a", **({"new_path": "/b"} if what == "rename" else {}), **changes}
+    values = {key: one for key, one in values.items() if one != "lost"}
+    assert run_trap(trap(plugin, f"security_path_{what}"), **values) == [], "it is not known yet how it ends"
+
+
 def test_a_rename(plugin: LoadedPlugin) -> None:
-    (record,) = run_trap(trap(plugin, "rename"), path="/a", new_path="/b", result=-13)
+    begin(plugin, "rename")
+    (record,) = run_trap(trap(plugin, "rename"), task=TASK, result=-13)
     assert (record.table, record.path, record.new_path, record.result) == ("file_rename", "/a", "/b", -13)
 
 
-@pytest.mark.parametrize(("label", "directory"), [("unlink", False), ("rmdir", True)])
-def test_a_name_is_removed(plugin: LoadedPlugin, label: str, *, directory: bool) -> None:
-    (record,) = run_trap(trap(plugin, label), path="/a", result=0)
+@pytest.mark.parametrize(("what", "directory"), [("unlink", False), ("rmdir", True)])
+def test_a_name_is_removed(plugin: LoadedPlugin, what: str, *, directory: bool) -> None:
+    begin(plugin, what)
+    (record,) = run_trap(trap(plugin, what), task=TASK, result=0)
     assert (record.table, record.path, record.directory, record.result) == ("file_remove", "/a", directory, 0)
-    (record,) = run_trap(trap(plugin, label), result=0)
-    assert (record.path, record.unreadable) == (None, "path")
+    assert record.unreadable is None
+
+
+@pytest.mark.parametrize(("what", "table"), CHANGES)
+def test_a_name_that_cannot_be_read_is_marked(plugin: LoadedPlugin, what: str, table: str) -> None:
+    begin(plugin, what, path="lost")
+    (record,) = run_trap(trap(plugin, what), task=TASK, result=0)
+    assert (record.table, record.path, record.unreadable) == (table, None, "path")
+    begin(plugin, what)
+    (record,) = run_trap(trap(plugin, what), task=TASK)
+    assert (record.path, record.result, record.unreadable) == ("/a", None, "result")
+
+
+@pytest.mark.parametrize(("what", "table"), CHANGES)
+def test_a_name_that_is_not_there_is_no_change(plugin: LoadedPlugin, what: str, table: str) -> None:
+    assert run_trap(trap(plugin, what), task=TASK, result=-2) == [], table
+    begin(plugin, what)
+    run_trap(trap(plugin, what), task=TASK, result=0)
+    assert run_trap(trap(plugin, what), task=TASK, result=-2) == [], "that was the one before"
+
+
+def test_threads_are_not_mixed(plugin: LoadedPlugin) -> None:
+    begin(plugin, "unlink", path="/one")
+    begin(plugin, "unlink", path="/two", task=OTHER_TASK)
+    (first,) = run_trap(trap(plugin, "unlink"), task=TASK, result=0)
+    (second,) = run_trap(trap(plugin, "unlink"), task=OTHER_TASK, result=0)
+    assert (first.path, second.path) == ("/one", "/two")
+
+
+def test_a_change_tried_again_is_told_once(plugin: LoadedPlugin) -> None:
+    begin(plugin, "unlink", path="/before")
+    begin(plugin, "unlink")  # the kernel starts over, for instance when a network file system's handle went stale
+    (record,) = run_trap(trap(plugin, "unlink"), task=TASK, result=0)
+    assert record.path == "/a"
+
+
+def test_changes_begun_are_bounded(plugin: LoadedPlugin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin.module, "_MOST_OPEN", 2)
+    for task in (1, 2, 3):
+        begin(plugin, "unlink", task=task)
+    assert [len(run_trap(trap(plugin, "unlink"), task=task, result=0)) for task in (1, 2, 3)] == [0, 1, 1]
 
 
 def test_a_mode_is_changed(plugin: LoadedPlugin) -> None:
