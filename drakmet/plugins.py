@@ -12,6 +12,7 @@ import difflib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import stat
 import sys
 import traceback
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from drakmet.traps import Collector, Sink
 
 ENTRY_POINTS = "drakmet"
+_TABLE = re.compile(r"(?!sqlite_|drakmet_)[a-z][a-z0-9_]{0,62}")
 
 
 @dataclass
@@ -179,7 +181,7 @@ class _Taken:
             )
         tables: dict[str, str] = {}
         for record in plugin.records:
-            columns(record)  # its types, before a table is made of them
+            _check_table(record)
             owner = self.tables.get(record.table) or tables.get(record.table)
             if owner is not None:
                 raise PluginError(
@@ -203,6 +205,18 @@ def _load(source: _Source, taken: _Taken) -> LoadedPlugin:
         plugin.error = str(error) if isinstance(error, DrakmetError) else _describe(error)
         plugin.records, plugin.traps, plugin.collectors, plugin.sinks = [], [], [], []
     return plugin
+
+
+def _check_table(record: type[Record]) -> None:
+    """Refuse what no table can be made of."""
+    if not _TABLE.fullmatch(record.table):
+        raise PluginError(
+            f"{record.table!r} cannot be the name of a table",
+            hint="take small letters, digits and underscores, and another beginning than sqlite_ or drakmet_",
+        )
+    for column in columns(record):
+        if column.name == "id" and issubclass(record, EventRecord):
+            raise PluginError(f"{record.__name__} has a column id, which is the number of the row in each table")
 
 
 def _describe(error: BaseException) -> str:
