@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import astuple
 
-from drakmet.records import to_signed
-from drakmet.store.schema import json_text, quote
+from drakmet.store.schema import json_text, quote, signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -89,7 +88,7 @@ class Inserter:
 
 
 def _addresses(column: Iterable[Any]) -> list[Any]:
-    return [None if value is None else to_signed(value) for value in column]
+    return [None if value is None else signed(value) for value in column]
 
 
 def _lists(column: Iterable[Any]) -> list[Any]:
@@ -97,4 +96,5 @@ def _lists(column: Iterable[Any]) -> list[Any]:
 
 
 def _truths(column: Iterable[Any]) -> list[Any]:
-    return [value if value is None else int(value) for value in column]
+    # The plus makes an int of a bool, and a TypeError of what is no number.
+    return [value if value is None else +value for value in column]

@@ -33,7 +33,10 @@ _OS_ADVICE = {
     errno.EROFS: "choose a file on a disk that is not mounted read-only",
     errno.ENOSPC: "make room, or choose a file on another disk",
 }
-ROW_FAULTS = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, UnicodeError)
+ROW_FAULTS = (
+    *(sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError),
+    *(OverflowError, ValueError, TypeError, RecursionError),
+)
 """What a single row raises that SQLite cannot take; the rows beside it are fine."""
 
 FILE_FAULTS = frozenset(_ADVICE) - {sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM}

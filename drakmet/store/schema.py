@@ -119,6 +119,13 @@ def refuse_others(connection: sqlite3.Connection, path: object) -> None:
         )
 
 
+def signed(address: int) -> int:
+    """Return an address column's value as it is kept; raise `OverflowError` for what has more than 64 bits."""
+    if address >> 64:
+        raise OverflowError(f"{address:#x} is no 64-bit address")
+    return to_signed(address)
+
+
 def json_text(value: object) -> str:
     """Return a list column's value as it is kept."""
     return _encode(value).decode()
@@ -148,7 +155,7 @@ def _to_row(cols: Sequence[Column]) -> Callable[[Any], Sequence[Any]]:
         row = list(msgspec.structs.astuple(record))
         for place in addresses:
             if row[place] is not None:
-                row[place] = to_signed(row[place])
+                row[place] = signed(row[place])
         for place in lists:
             if row[place] is not None:
                 row[place] = json_text(row[place])

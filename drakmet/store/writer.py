@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BUSY_WAIT = 0.1
 _PATIENCE = 5.0
+_QUARANTINED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +293,11 @@ def _take(path: Path) -> int:
 
 
 def _as_text(record: Record) -> str:
-    row = msgspec.structs.asdict(record)
-    return json.dumps(row, default=repr, ensure_ascii=True)
+    try:
+        text = json.dumps(msgspec.structs.asdict(record), default=repr)
+    except (ValueError, TypeError, RecursionError):
+        text = ascii(record)
+    return text[:_QUARANTINED]
 
 
 def _connect(path: Path) -> sqlite3.Connection:

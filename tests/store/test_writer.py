@@ -125,18 +125,37 @@ def test_an_interval_of_coverage_is_completed_not_doubled(path: Path) -> None:
     assert rows(path, "SELECT tables, begin, end FROM coverage") == [('["file_open"]', 3, 8)]
 
 
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+BAD: list[dict[str, Any]] = [
+    {"size": 2**63},
+    {"text": "\ud800"},
+    {"size": "many"},
+    {"text": object()},
+    {"time": None},
+    {"address": "0x1"},
+    {"address": 2**64},
+    {"address": -1},
+    {"words": ["\ud800"]},
+    {"words": [object()]},
+    {"words": CIRCLE},
+    {"flag": "yes"},
+    {"share": "much"},
+]
+
+
 def test_a_row_that_sqlite_cannot_take_is_kept_apart_and_the_others_stored(path: Path) -> None:
     with Writer(path, [Sample]) as writer:
-        for bad in ({"size": 2**63}, {"text": "\ud800"}, {"size": "many"}, {"text": object()}, {"time": None}):
+        for bad in BAD:
             writer.put(Sample(session=1, text="before"))
-            writer.put(Sample(session=1, **bad))  # type: ignore[arg-type]
+            writer.put(Sample(session=1, **bad))
         writer.put(Process(id=1, session=1, time=1))
         writer.flush()
-        assert (writer.quarantined, writer.lost) == (5, 0)
-    assert rows(path, "SELECT count(*), count(DISTINCT text) FROM sample") == [(5, 1)]
+        assert (writer.quarantined, writer.lost) == (len(BAD), 0)
+    assert rows(path, "SELECT count(*), count(DISTINCT text) FROM sample") == [(len(BAD), 1)]
     kept = rows(path, "SELECT table_name, row, reason FROM drakmet_quarantine")
-    assert len(kept) == 5
-    assert all(table == "sample" and row.startswith("{") and reason for table, row, reason in kept)
+    assert len(kept) == len(BAD)
+    assert all(table == "sample" and row.startswith(("{", "Sample(")) and reason for table, row, reason in kept)
     assert rows(path, "SELECT count(*) FROM process") == [(1,)]
 
 
