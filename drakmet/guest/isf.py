@@ -228,7 +228,12 @@ class _Writer:
             return {"kind": "array", "count": kind.count, "subtype": self.descriptor(kind.element, depth + 1)}
         if isinstance(kind, t.Struct):
             name = self._label(kind, ref)
-            self.user.setdefault(name, {"kind": kind.kind, "size": kind.size, "fields": {}})
+            if name not in self.user:
+                self.user[name] = {"kind": kind.kind, "size": kind.size, "fields": {}}
+                if len(kind.members) == 1 and kind.size <= 8 and kind.members[0].name:
+                    # A number in a struct (kuid_t, atomic_t): readers see through it without asking for its member.
+                    member = kind.members[0].name
+                    self.field(ref, member, self.source.members(ref)[member])
             return {"kind": kind.kind, "name": name}
         if isinstance(kind, t.Enum):
             name = self._label(kind, ref)
