@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from drakmet.errors import XenError
 from drakmet.pyxen import _memory
 from drakmet.pyxen._lib import libraries
+from drakmet.pyxen.control import HVM_PARAM_MONITOR_RING_PFN
 from drakmet.pyxen.failures import XenCallError
+from drakmet.pyxen.foreign import ForeignMemory
 from drakmet.pyxen.layout import INTERFACE_VERSION, PAGE_SIZE, ControlRegister
 from drakmet.pyxen.ring import Ring
 
@@ -42,6 +44,7 @@ class Monitor:
                 f"Xen's event interface has version {version}, drakmet knows {INTERFACE_VERSION}",
                 hint="Use a Xen from 4.17 to 4.20, or a newer drakmet.",
             )
+        self._ring_gfn = self._find_ring_page()
         port = self._ffi.new("uint32_t *")
         page = libraries().ctrl.xc_monitor_enable(control.handle, domid, port)
         if page == self._ffi.NULL:
@@ -59,6 +62,12 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _find_ring_page(self) -> int | None:
+        """Return the frame for the ring if the guest has it now: Xen takes it from the guest's map, for good."""
+        gfn = self._control.hvm_param(self.domid, HVM_PARAM_MONITOR_RING_PFN)
+        with ForeignMemory() as foreign, foreign.map(self.domid, [gfn]) as page:
+            return gfn if gfn and not page.errors else None
 
     @property
     def capabilities(self) -> int:
@@ -132,3 +141,5 @@ class Monitor:
                 # The page is the guest's until it is unmapped. Views of it may still be about, so that its address
                 # stays readable: as a page of zeros.
                 _memory.blank(int(self._ffi.cast("uintptr_t", page)), PAGE_SIZE, writable=True)
+                if self._ring_gfn is not None:
+                    self._control.populate(self.domid, [self._ring_gfn])

@@ -7,17 +7,15 @@ nothing changed, in the view it is in. Events are answered in the order they cam
 
 The cheapest loop, with everything it touches in local variables::
 
-    ints, take, data = ring.ints, ring.take, ring.data
-    read = HIT.unpack_from
-    while True:
-        channel.wait()
+    ints, take, data, read = ring.ints, ring.take, ring.data, HIT.unpack_from
+    while channel.wait_for(ring, seconds):
         while ints[REQ_PROD] != ring.taken:
             slot = take()
-            reason, vcpu, view, gfn, rdi, rip, cr3, gs = read(data, slot)
+            reason, vcpu, view, gfn, rip, cr3, gs = read(data, slot)
             ...
             ring.skip(slot, rip + 5)
         ring.push()
-        channel.notify()
+        channel.hand_over()
 
 x86 keeps stores in order and loads in order, and each index is one aligned store of four bytes here; Xen looks at
 responses only when it is notified and notifies us of every request, so no full barrier is needed.
