@@ -102,21 +102,21 @@ class Evaluator:
 
     def outcomes(self, session: int | None = None) -> list[Outcome]:
         """Return what became of each rule in each session, or only in one, up to the last step."""
-        with self.guard.deadline(60):
-            coverage = Coverage(self._connection, self._events)
+        try:
+            with self.guard.deadline(60):
+                coverage = Coverage(self._connection, self._events)
+        except sqlite3.Error as error:
+            raise faults.explain(error, self._where) from error
         found = []
         for judged in self._rules:
             for number in [session] if session else sorted({*coverage.sessions, *judged.fired} - {None}) or [None]:
                 count = judged.fired.get(number, 0)
-                state, reason = State.CLEAN, None
                 if judged.compiled is None:
                     state, reason = State.NOT_EVALUATED, judged.fault
                 else:
-                    absent, gaps = coverage.lacks(number, sorted(judged.compiled.reads & self._events))
-                    if absent:
-                        state, reason = State.NOT_EVALUATED, absent
-                    elif judged.failed or gaps:
-                        state, reason = State.NOT_KNOWN, judged.failed or gaps
+                    state, reason = coverage.state(number, judged.rule.triggers, judged.compiled.reads)
+                if judged.failed and state is not State.NOT_EVALUATED:
+                    state, reason = State.NOT_KNOWN, judged.failed
                 if count:
                     state = State.FIRED
                 found.append(Outcome(judged.rule.id, number, state, count, reason))

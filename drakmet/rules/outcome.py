@@ -41,6 +41,7 @@ class Coverage:
 
     def __init__(self, connection: sqlite3.Connection, events: Iterable[str]) -> None:
         self.sessions = [number for (number,) in connection.execute("SELECT id FROM session ORDER BY id")]
+        self._events = set(events)
         self._armed: set[tuple[int, str]] = set()
         self._gaps: dict[tuple[int, str], str] = {}
         for session, table, plugin, trap, gap, missed in connection.execute(
@@ -52,18 +53,22 @@ class Coverage:
                 text = f"{plugin}'s trap {trap}: {gap or 'it saw not all'}" + (f" ({missed} missed)" if missed else "")
                 self._gaps.setdefault((session, table), text)
         mentioned = {table for _, table in self._armed | self._gaps.keys()}
-        for table in events:
-            if table not in mentioned:
-                # Collectors and imported files have no traps; there, rows are what shows that somebody looked.
-                found = connection.execute(f"SELECT DISTINCT session FROM main.{quote(table)}")  # noqa: S608
-                self._armed |= {(session, table) for (session,) in found}
+        for table in self._events - mentioned:
+            # Collectors and imported files have no traps; there, rows are what shows that somebody looked.
+            found = connection.execute(f"SELECT DISTINCT session FROM main.{quote(table)}")  # noqa: S608
+            self._armed |= {(session, table) for (session,) in found}
+        self._apart = dict(connection.execute("SELECT table_name, count(*) FROM drakmet_quarantine GROUP BY 1"))
 
-    def lacks(self, session: int | None, tables: Iterable[str]) -> tuple[str | None, str | None]:
-        """Return what was never collected of these tables, and what only with gaps."""
+    def state(self, session: int | None, triggers: Iterable[str], reads: Iterable[str]) -> tuple[State, str | None]:
+        """Return what it means that a rule, which judges ``triggers`` and reads ``reads``, found nothing; and why."""
         if session is None:
-            return "there is no session in the file", None
-        absent = [table for table in tables if (session, table) not in self._armed]
-        gaps = [self._gaps[session, table] for table in tables if (session, table) in self._gaps]
+            return State.NOT_EVALUATED, "there is no session in the file"
+        tables = sorted(set(reads))
+        absent = [table for table in tables if table in self._events and (session, table) not in self._armed]
         why = [f"{table} was not collected" for table in absent]
-        why += [self._gaps[session, table] for table in absent if (session, table) in self._gaps]
-        return "; ".join(why) or None, "; ".join(gaps) or None
+        why += [self._gaps[session, table] for table in tables if (session, table) in self._gaps]
+        why += [f"{self._apart[table]} rows of {table} could not be stored" for table in tables if table in self._apart]
+        judged = set(triggers)
+        if absent and (judged <= set(absent) or not judged >= set(absent)):
+            return State.NOT_EVALUATED, "; ".join(why)
+        return (State.NOT_KNOWN, "; ".join(why)) if why else (State.CLEAN, None)

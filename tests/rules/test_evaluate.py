@@ -299,6 +299,22 @@ def test_rows_without_coverage_show_that_somebody_looked(path: Path) -> None:
     assert outcome(path, Opened(session=1, time=1, path="/x")) == (State.CLEAN, None)
 
 
+def test_rows_that_were_kept_apart_are_a_gap(path: Path) -> None:
+    state, reason = outcome(path, covered(), Opened(session=1, time=1, path="\ud800"))
+    assert (state, reason) == (State.NOT_KNOWN, "1 rows of opened could not be stored")
+
+
+def test_a_rule_over_several_tables_needs_one_but_not_what_it_looks_up(path: Path) -> None:
+    with Writer(path, [Opened, Connected]) as writer:
+        writer.begin_session(host="h", guest="g", source="s")
+        put(writer, Coverage(session=1, plugin="net", trap="connect", tables=["connected"], begin=1))
+    ends = judge(path, [EITHER, AFTER], {})[1]
+    assert [(end.rule, end.state, end.reason) for end in ends] == [
+        ("either", State.NOT_KNOWN, "opened was not collected"),
+        ("after", State.NOT_EVALUATED, "opened was not collected"),
+    ]
+
+
 def test_what_was_found_was_found(path: Path) -> None:
     state, _ = outcome(path, covered(gap="too many hits"), Opened(session=1, time=1, path="/secret/1"))
     assert state is State.FIRED
