@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from drakmet.guest import dns
 from drakmet.guest import types as t
 from drakmet.guest.memory import Unreadable
-from drakmet.guest.paths import text
+from drakmet.guest.pathtypes import text
 from drakmet.guest.sockets import MAX_SOCKADDR, SocketAddress, size_of, sockaddr
 
 if TYPE_CHECKING:
@@ -226,7 +226,10 @@ def _path(guest: LinuxGuest, shape: Shape, argument: Argument) -> Decode:
 
         return decode
     offset = shape.types.offset("file", "f_path") if what == "file" else 0
-    return lambda address, regs: paths.path_at(get(address, regs) + offset).text
+    text_at = paths.text_at
+    if offset == 0:
+        return lambda address, regs: text_at(get(address, regs))
+    return lambda address, regs: text_at(get(address, regs) + offset)
 
 
 def _of_struct(what: str, *names: str) -> Callable[[Shape], str | None]:

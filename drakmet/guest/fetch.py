@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from drakmet.errors import GuestError, UsageError
+from drakmet.guest import quickfetch
 from drakmet.guest import types as t
 from drakmet.guest.decoders import DECODERS, Shape
 from drakmet.guest.memory import Unreadable
@@ -96,12 +97,35 @@ class Plan:
 
         It never raises: what cannot be read comes as an `Unreadable` (false), which tells why.
         """
+        slow = self._bind(guest)
+        if self.decoder in ("", "str") and self.source in REGISTERS:
+            return quickfetch.make(guest, self.source, self.steps, self.last, self.shape, slow) or slow
+        if self.decoder == "path" and self.source in REGISTERS and not self.steps:
+            shape, offset = self.shape, self.last
+            if shape.struct() == "file" and not shape.place:
+                offset += guest.types.offset("file", "f_path")
+            elif shape.struct() != "path" or shape.place == shape.is_pointer():
+                return slow
+            return quickfetch.make_path(guest, self.source, offset, slow) or slow
+        return slow
+
+    def _bind(self, guest: LinuxGuest) -> Callable[[Registers], Any]:
         decode = DECODERS[self.decoder].make(guest, self.shape, self.argument.bind(guest) if self.argument else None)
         get = _source(self.source, guest)
         steps, last = self.steps, self.last
         space = guest.space
         page_offset, direct_end, physical = space.page_offset, space.direct_end, guest.memory.read_u64
         far = guest.read_u64
+
+        if not steps and not last:
+
+            def fetch_plain(regs: Registers) -> Any:  # by the expression's type
+                try:
+                    return decode(get(regs), regs)
+                except Unreadable as error:
+                    return error.as_value()
+
+            return fetch_plain
 
         if not steps:
 

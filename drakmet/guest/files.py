@@ -11,12 +11,13 @@ from drakmet.errors import GuestError
 from drakmet.guest.layout import Slice, first
 from drakmet.guest.memory import PAGE_SIZE, Unreadable
 from drakmet.guest.paging import AddressSpace
-from drakmet.guest.paths import GuestPath, Paths, text
+from drakmet.guest.pathtypes import GuestPath, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from drakmet.guest.kernel import Kernel
+    from drakmet.guest.paths import Paths
     from drakmet.guest.tasks import Tasks
 
 MAX_FILES: Final = 1 << 20  # fs.nr_open

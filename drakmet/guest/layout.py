@@ -37,7 +37,8 @@ def code(types: t.Types, ref: t.Ref) -> str:
 class Slice:
     """The members ``paths`` of ``struct_name``; `read` returns their values in that order.
 
-    Numbers come as int, arrays and structs as bytes. `GuestError` if the kernel lacks one of them.
+    Numbers come as int, arrays and structs as bytes. ``unpack`` and ``unpack_from`` are for the `length` bytes from
+    `start` on and give the values in the order of memory. `GuestError` if the kernel lacks one of them.
     """
 
     def __init__(self, types: t.Types, struct_name: str, *paths: str) -> None:
@@ -56,8 +57,16 @@ class Slice:
         self.length = at - self.start
         if self.length > _MAX_SPAN:
             raise GuestError(f"{struct_name}: its members are too far apart")
-        self.unpack: Callable[[bytes], tuple[Any, ...]] = struct.Struct("".join(parts)).unpack
+        self.names = tuple(path for _, path, _ in fields)
+        """The members in the order of memory."""
+        packed = struct.Struct("".join(parts))
+        self.unpack: Callable[[bytes], tuple[Any, ...]] = packed.unpack
+        self.unpack_from: Callable[..., tuple[Any, ...]] = packed.unpack_from
         self._order = itemgetter(*order) if order != sorted(order) else None
+
+    def ordered(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what `unpack` or `unpack_from` gave in the order of the members that were asked for."""
+        return self._order(values) if self._order else values
 
     def read(self, space: AddressSpace, address: int) -> tuple[Any, ...]:
         """Return the values of the members of the struct at ``address``."""

@@ -12,14 +12,15 @@ from drakmet.guest.files import File, Files, Programs
 from drakmet.guest.iov import Payloads
 from drakmet.guest.memory import PAGE_SIZE, Unreadable
 from drakmet.guest.paging import AddressSpace
-from drakmet.guest.paths import GuestPath, Paths
+from drakmet.guest.paths import Paths
 from drakmet.guest.sockets import Socket, Sockets
 from drakmet.guest.tasks import Process, ProcessCache, Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from drakmet.guest.kernel import Kernel
+    from drakmet.guest.pathtypes import GuestPath
 
 
 # endbr64, and what the kernel writes over it where no indirect call may arrive (gen_endbr_poison, asm/ibt.h: from
@@ -55,18 +56,15 @@ class LinuxGuest:
         self.paths = Paths(kernel)
         self.task_reader = Tasks(kernel, self.paths)
         self.processes = ProcessCache(self.task_reader)
+        # Called at every hit: no call in between.
+        self.current_task: Callable[[int], int] = self.task_reader.current
+        """From a CPU's kernel GS base to the address of the task that runs on it; raises `Unreadable`."""
+        self.process: Callable[[int], Process] = self.processes.get
+        """From a task's address to the process as it is now, decoded anew only if it changed."""
         self.files = Files(kernel, self.paths)
         self.programs = Programs(kernel, self.paths, self.task_reader)
         self.sockets = Sockets(kernel)
         self.payloads = Payloads(kernel, self.read)
-
-    def current_task(self, gs_base: int) -> int:
-        """Return the address of the task that runs on the CPU whose kernel GS base this is."""
-        return self.task_reader.current(gs_base)
-
-    def process(self, task: int) -> Process:
-        """Return the process at ``task`` as it is now, decoded anew only if it changed."""
-        return self.processes.get(task)
 
     def tasks(self) -> Iterator[int]:
         """Yield the addresses of all processes in the kernel's list."""

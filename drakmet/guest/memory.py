@@ -40,7 +40,10 @@ class Unreadable(GuestError):  # noqa: N818  # it is a value as often as an exce
 
 
 class PhysicalMemory(Protocol):
-    """Guest-physical memory of a live guest, an image or a recording; addresses and lengths are in bytes."""
+    """Guest-physical memory of a live guest, an image or a recording; addresses and lengths are in bytes.
+
+    One that is mapped in one piece may offer its mapping, too, for the short cuts of `drakmet.guest.flat`.
+    """
 
     @property
     def size(self) -> int:

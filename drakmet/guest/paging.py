@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from drakmet.guest import flat
 from drakmet.guest.memory import PAGE_SIZE, PhysicalMemory, Unreadable
 
 if TYPE_CHECKING:
@@ -22,12 +23,6 @@ _U64: Final = (1 << 64) - 1
 MAX_STRING: Final = 1 << 20
 
 
-def canonical(address: int, levels: int) -> bool:
-    """Tell whether ``address`` is one that the CPU takes with 4 or 5 levels."""
-    top = address >> (47 if levels == 4 else 56)
-    return top in (0, (1 << (17 if levels == 4 else 8)) - 1)
-
-
 class AddressSpace:
     """Reads virtual addresses through the page tables at ``cr3``; ``levels`` is 4, or 5 with LA57."""
 
@@ -37,11 +32,16 @@ class AddressSpace:
         self.levels = levels
         self.memory_read: Callable[[int, int], bytes] = memory.read
         self.memory_read_u64: Callable[[int], int] = memory.read_u64
+        self._flat = flat.views(memory)
 
     def walk(self, address: int) -> tuple[int, int]:
         """Return ``(gpa, bytes left in the page)`` of ``address``; raise `Unreadable` where nothing is mapped."""
-        if not 0 <= address <= _U64 or not canonical(address, self.levels):
+        if not 0 <= address <= _U64 or not flat.canonical(address, self.levels):
             raise Unreadable(f"{address & _U64:#x} is no address of this CPU mode")
+        if self._flat is not None:
+            _, start, size = flat.entries(self._flat, self.levels, self.root, address)
+            offset = address & (size - 1)
+            return start + offset, size - offset
         read = self.memory_read_u64
         table = self.root
         shift = 39 if self.levels == 4 else 48
@@ -121,6 +121,7 @@ class KernelSpace(AddressSpace):
         self.page_offset = page_offset
         self.direct_end = page_offset + memory.size
         self.image_start, self.image_end, self.image_gpa = image
+        self.quick_translate = flat.translator(memory, self.root, levels)
 
     def walk(self, address: int) -> tuple[int, int]:
         """Return ``(gpa, bytes left)``; a direct-map address is not looked up in any table."""
@@ -129,6 +130,16 @@ class KernelSpace(AddressSpace):
         if self.image_start <= address < self.image_end:
             return address - self.image_start + self.image_gpa, self.image_end - address
         return super().walk(address)
+
+    def translate(self, address: int) -> int:
+        """Return the guest-physical address of ``address``; raise `Unreadable` where nothing is mapped."""
+        if self.page_offset <= address < self.direct_end:
+            return address - self.page_offset
+        if self.image_start <= address < self.image_end:
+            return address - self.image_start + self.image_gpa
+        if self.quick_translate is not None:
+            return self.quick_translate(address)
+        return super().walk(address)[0]
 
     def read(self, address: int, length: int) -> bytes:
         """Return exactly ``length`` bytes at ``address``."""
@@ -140,4 +151,6 @@ class KernelSpace(AddressSpace):
         """Return the 64-bit word at ``address``."""
         if self.page_offset <= address < self.direct_end:
             return self.memory_read_u64(address - self.page_offset)
+        if self.quick_translate is not None and address & (PAGE_SIZE - 1) <= PAGE_SIZE - 8:
+            return self.memory_read_u64(self.translate(address))
         return super().read_u64(address)

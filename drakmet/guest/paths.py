@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from drakmet.guest.layout import Slice, first
 from drakmet.guest.memory import Unreadable
+from drakmet.guest.pathtypes import GuestPath, PathKind, text
+from drakmet.guest.quickpaths import QuickPaths
 
 if TYPE_CHECKING:
     from drakmet.guest.kernel import Kernel
@@ -17,8 +17,7 @@ NAME_MAX: Final = 255
 _MAX_COMPONENTS: Final = 4096  # PATH_MAX / 1: a path that the guest made by renaming may be longer than PATH_MAX
 _MAX_MOUNTS: Final = 1024
 _RETRIES: Final = 4
-
-PathKind = Literal["file", "pipe", "socket", "anon", "memfd", "namespace"]
+_U32: Final = 0xFFFF_FFFF
 
 # What d_op->d_dname is for the file systems whose files have no path.
 _SYNTHETIC: Final[dict[str, tuple[PathKind, str]]] = {
@@ -30,28 +29,6 @@ _SYNTHETIC: Final[dict[str, tuple[PathKind, str]]] = {
     "dmabuffs_dname": ("anon", "/{name}:"),
     "pidfs_dname": ("anon", "anon_inode:[pidfd]"),
 }
-
-
-class GuestPath(msgspec.Struct, frozen=True):
-    """A path as seen from the root of the mount namespace.
-
-    ``text`` is UTF-8 with surrogate escapes, so that ``os.fsencode`` gives the guest's bytes back. ``deleted``:
-    the name was removed (d_path would append ``" (deleted)"``; ``text`` has no such ending). ``reachable`` is
-    false for a path on a mount that was taken off the namespace: it then starts at that mount's root.
-    """
-
-    text: str
-    kind: PathKind = "file"
-    deleted: bool = False
-    reachable: bool = True
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def text(raw: bytes) -> str:
-    """Return guest bytes as str; ``os.fsencode`` of it gives the same bytes."""
-    return raw.decode("utf-8", "surrogateescape")
 
 
 class Paths:
@@ -85,29 +62,68 @@ class Paths:
         )  # fmt: skip
         self._names: dict[int, str] = {}
         self._functions: dict[int, int] = {}
-        self._locks = [a for a in (kernel.find("rename_lock"), kernel.find("mount_lock")) if a is not None]
+        self._mnt_root = types.offset("vfsmount", "mnt_root")
+        self._memory_u64 = kernel.memory.read_u64
+        self._locks = kernel.gpa(kernel.address("rename_lock")), kernel.gpa(kernel.address("mount_lock"))
+        self.quick = QuickPaths.make(kernel, self._locks, inline)
 
     def path_at(self, address: int) -> GuestPath:
         """Return the path of the ``struct path`` at ``address``."""
         return self.path(*self._path.read(self._space, address))
+
+    def text_at(self, address: int) -> str:
+        """Return the path of the ``struct path`` at ``address`` as text alone."""
+        if self.quick is not None:
+            found = self.quick.text_at(address)
+            if found is not None:
+                return found
+        return self._careful(*self._path.read(self._space, address)).text
 
     def path(self, mnt: int, dentry: int) -> GuestPath:
         """Return the path of ``dentry`` in the ``struct vfsmount`` at ``mnt``.
 
         Raises `Unreadable` if a part cannot be read, or if the guest kept renaming while it was read.
         """
+        if self.quick is not None:
+            found = self.quick.find(mnt, dentry)
+            if found is not None:
+                return GuestPath(found)
+        return self._careful(mnt, dentry)
+
+    def _careful(self, mnt: int, dentry: int) -> GuestPath:
         for _ in range(_RETRIES):
-            before = [self._space.read_u64(lock) & 0xFFFF_FFFF for lock in self._locks]
+            before = self._sequences()
+            if before[0] & 1 or before[1] & 1:
+                continue  # another CPU is renaming or mounting right now
             try:
                 found = self._walk(mnt, dentry)
             except Unreadable:
-                if before == [self._space.read_u64(lock) & 0xFFFF_FFFF for lock in self._locks]:
+                if before == self._sequences():
                     raise
                 continue
-            # Another CPU may have renamed or mounted meanwhile: the kernel's own readers look at these too.
-            if before == [self._space.read_u64(lock) & 0xFFFF_FFFF for lock in self._locks]:
+            # The kernel's own readers do the same: what they read is void if a rename or mount came in between.
+            if before == self._sequences():
+                if self.quick is not None and found.reachable:
+                    self._learn(mnt, dentry, before)
                 return found
-        raise Unreadable("the path was renamed again and again while it was read")
+        raise Unreadable("files were renamed or mounted just when the path was read")
+
+    def _sequences(self) -> tuple[int, int]:
+        """Return the counts of renames and of changes to mounts; odd while one is going on."""
+        read = self._memory_u64
+        return read(self._locks[0]) & _U32, read(self._locks[1]) & _U32
+
+    def _learn(self, mnt: int, dentry: int, sequences: tuple[int, int]) -> None:
+        """Let the short way know the directory that ``dentry`` is in."""
+        assert self.quick is not None  # noqa: S101  # for mypy: the caller looked
+        try:
+            root = self._space.read_u64(mnt + self._mnt_root)
+            parent = self._dentry.read(self._space, dentry)[0]
+            path = self._walk(mnt, parent)
+        except Unreadable:
+            return
+        if sequences == self._sequences():
+            self.quick.learn(mnt, root, dentry, path, sequences)
 
     def _walk(self, mnt: int, dentry: int) -> GuestPath:
         space = self._space
@@ -209,6 +225,8 @@ class Paths:
         function = self._functions.get(operations)
         if function is None:
             function = self._space.read_u64(operations + self._d_dname)
+            if not function and self.quick is not None:
+                self.quick.plain.add(operations)
             if self._space.image_start <= operations < self._space.image_end:  # a module's may go away
                 self._functions[operations] = function
         if not function:

@@ -11,7 +11,7 @@ import msgspec
 
 from drakmet.guest.layout import Slice
 from drakmet.guest.memory import Unreadable
-from drakmet.guest.paths import text
+from drakmet.guest.pathtypes import text
 
 if TYPE_CHECKING:
     from drakmet.guest.kernel import Kernel
