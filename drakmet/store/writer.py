@@ -21,6 +21,7 @@ from drakmet.errors import StoreError
 from drakmet.records import CORE_RECORDS, Record
 from drakmet.store import faults, schema
 from drakmet.store.batch import Inserter
+from drakmet.store.checkpoint import Checkpointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,6 +80,7 @@ class Writer:
             if isinstance(error, sqlite3.Error):
                 raise faults.explain(error, self.path) from error
             raise
+        self._checkpointer = Checkpointer(self.path, lambda: self.stored)
 
     def put(self, record: Record) -> None:
         """Take one record, to be stored at the next flush."""
@@ -166,6 +168,7 @@ class Writer:
         finally:
             self.lost += len(self._pending)
             self._pending.clear()
+            self._checkpointer.stop()
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             os.close(self._lock)
@@ -307,6 +310,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # In WAL mode this can lose the last moments on a power cut, never the file; an fsync a flush would stall.
         connection.execute("PRAGMA synchronous = NORMAL")
+        # The Checkpointer keeps the log short; this bounds it, at 64 MB, if that cannot.
+        connection.execute("PRAGMA wal_autocheckpoint = 16384")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA journal_size_limit = 67108864")
     except BaseException:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +20,7 @@ from drakmet.errors import StoreError
 from drakmet.records import Address, Coverage, EventRecord, Process, Record, to_unsigned
 from drakmet.store import Writer
 from drakmet.store.batch import Inserter
+from drakmet.store.checkpoint import Checkpointer
 from drakmet.store.schema import table_of
 
 
@@ -296,6 +298,26 @@ def test_any_thread_may_put_while_another_flushes(path: Path) -> None:
     assert rows(path, "SELECT count(*) FROM sample") == [(9000,)]
 
 
+def test_the_log_is_moved_into_the_file_beside_the_writer(path: Path) -> None:
+    with Writer(path, [Sample]) as writer:
+        writer._checkpointer.stop()
+        writer._checkpointer = Checkpointer(path, lambda: writer.stored, pause=0.01)
+        before = path.stat().st_size
+        for _ in range(20):
+            for number in range(200):
+                writer.put(Sample(session=1, time=number, text="x" * 100))
+            writer.flush()
+        until = time.monotonic() + 10
+        while path.stat().st_size < before + 400_000 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert path.stat().st_size >= before + 400_000
+        runs = writer._checkpointer.runs
+        time.sleep(0.1)
+        assert writer._checkpointer.runs <= runs + 1
+    assert rows(path, "SELECT count(*) FROM sample") == [(4000,)]
+    assert [file.name for file in path.parent.iterdir()] == ["watch.db"]
+
+
 def test_files_that_are_not_ours_are_left_as_they_are(path: Path, tmp_path: Path) -> None:
     path.write_bytes(b"a letter to my mother\n" * 100)
     with pytest.raises(StoreError, match="not a SQLite database"):
@@ -362,6 +384,7 @@ import os, signal, sys
 from drakmet.records import Process
 from drakmet.store import Writer
 from drakmet.store.batch import Inserter
+from drakmet.store.checkpoint import Checkpointer
 writer = Writer(sys.argv[1])
 writer.begin_session(host="h", guest="g", source="s")
 for number in range(1, 31):
