@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from drakmet.errors import UsageError
-from drakmet.guest.memory import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, missing
+from drakmet.guest.memory import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Unreadable, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ _CHUNK: Final = 1 << 16
 _U64: Final = struct.Struct("<Q")
 
 Change = tuple[int, int, bytes]
-"""A read that brought something new: number of reads before it, guest-physical address, bytes."""
+"""A read that brought something new: number of reads before it, guest-physical address, bytes; none if it failed."""
 
 
 class Moment(msgspec.Struct, array_like=True):
@@ -126,11 +126,17 @@ class RecordedMemory:
 
     def read(self, gpa: int, length: int) -> bytes:
         """Return ``length`` bytes at ``gpa``."""
-        data = self._memory.read(gpa, length)
+        number = self._count
+        self._count += 1
+        try:
+            data = self._memory.read(gpa, length)
+        except Unreadable:
+            # The same bytes may be known of another time; they must not be found then.
+            self._changes.append((number, gpa, b""))
+            raise
         if self._known.get(gpa, length) != data:
             self._known.put(gpa, data)
-            self._changes.append((self._count, gpa, data))
-        self._count += 1
+            self._changes.append((number, gpa, data))
         return data
 
     def read_u64(self, gpa: int) -> int:
@@ -151,6 +157,7 @@ class ReplayedMemory:
         self.size = size
         self._known = PageStore()
         self._changes: list[Change] = []
+        self._failed: set[tuple[int, int]] = set()
         self._next = 0
         self._count = 0
 
@@ -158,6 +165,7 @@ class ReplayedMemory:
         """Go on to a moment; what the last one would still have read is kept."""
         self._apply(None)
         self._changes, self._next, self._count = changes, 0, 0
+        self._failed = {(number, gpa) for number, gpa, data in changes if not data}
 
     def _apply(self, count: int | None) -> None:
         changes = self._changes
@@ -168,9 +176,11 @@ class ReplayedMemory:
 
     def read(self, gpa: int, length: int) -> bytes:
         """Return ``length`` bytes at ``gpa``; `Unreadable` for what was not read in the recording."""
-        if gpa < 0 or length < 0 or gpa + length > self.size:
+        number = self._count
+        self._count += 1
+        if gpa < 0 or length < 0 or gpa + length > self.size or (number, gpa) in self._failed:
             raise missing(gpa, length)
-        self._apply(self._count)
+        self._apply(number)
         data = self._known.get(gpa, length)
         if data is None:
             # Another version of a decoder reads in another order: all that the moment knows may be of use to it.
@@ -178,7 +188,6 @@ class ReplayedMemory:
             data = self._known.get(gpa, length)
         if data is None:
             raise missing(gpa, length)
-        self._count += 1
         return data
 
     def read_u64(self, gpa: int) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drakmet.errors import UsageError
-from drakmet.guest.memory import SparseMemory, Unreadable
+from drakmet.guest.memory import SparseMemory, Unreadable, missing
 from drakmet.sources import open_source
 from drakmet.sources.recording import Head, Moment, PageStore, RecordedMemory, Recorder, Recording, ReplayedMemory
 
@@ -67,6 +67,41 @@ def test_every_read_comes_again_also_of_bytes_that_change_all_the_time(moments: 
     for moment, (seen, changes) in zip(moments, told, strict=True):
         replayed.begin(changes)
         assert [replayed.read(*one) for one in moment] == seen
+
+
+class Failing:
+    """A memory that never changes, of which every second read fails."""
+
+    size = SIZE
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self, gpa: int, length: int) -> bytes:
+        self.reads += 1
+        if self.reads % 2 == 0:
+            raise missing(gpa, length)
+        return bytes((gpa + i) & 255 for i in range(length))
+
+    def read_u64(self, gpa: int) -> int:
+        return int.from_bytes(self.read(gpa, 8), "little")
+
+
+def tried(memory: Failing | RecordedMemory | ReplayedMemory, gpa: int, length: int) -> bytes | None:
+    try:
+        return memory.read(gpa, length)
+    except Unreadable:
+        return None
+
+
+@given(reads)
+def test_what_could_not_be_read_then_cannot_be_read_again(moments: list[list[tuple[int, int]]]) -> None:
+    live = RecordedMemory(Failing())
+    told = [([tried(live, *one) for one in moment], live.take()) for moment in moments]
+    replayed = ReplayedMemory(SIZE)
+    for moment, (seen, changes) in zip(moments, told, strict=True):
+        replayed.begin(changes)
+        assert [tried(replayed, *one) for one in moment] == seen
 
 
 def test_what_did_not_change_is_written_once() -> None:
