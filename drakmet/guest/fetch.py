@@ -273,6 +273,8 @@ class _Compiler:
         if pointee is not None:
             raise self.error("a cast alone: name a member")
         decoder, argument = self.decoder()
+        if not decoder and bits == (0, 0):
+            ref = self.scalar(ref)
         shape = Shape(self.types, ref, place, bits)
         problem = DECODERS[decoder].check(shape)
         if problem:
@@ -297,6 +299,15 @@ class _Compiler:
             if not self.take("punctuation", ")"):
                 raise self.error("a closing bracket is missing")
         return name, argument
+
+    def scalar(self, ref: t.Ref) -> t.Ref:
+        """Return the number in a struct that is nothing else: kuid_t, atomic_t, refcount_t."""
+        for _ in range(4):
+            kind = self.types.resolve(ref)
+            if not isinstance(kind, t.Struct) or len(kind.members) != 1 or kind.size > 8 or kind.members[0].bits:
+                break
+            ref = kind.members[0].type
+        return ref
 
     def constant(self, value: int) -> Plan:
         shape = Shape(self.types, self.word(), place=False)
