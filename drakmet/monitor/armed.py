@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from drakmet.errors import DrakmetError, GuestError, PluginError
 from drakmet.guest.fetch import compile_field
+from drakmet.guest.memory import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from drakmet.guest.fetch import Plan
-    from drakmet.guest.linux import FunctionEntry, LinuxGuest
+    from drakmet.guest.linux import LinuxGuest
     from drakmet.monitor.coverage import Key
     from drakmet.monitor.plugin import Plugin
     from drakmet.records import EventRecord
@@ -110,7 +111,8 @@ def prepare(guest: LinuxGuest, plugins: Iterable[Plugin], known: Mapping[str, in
                 _prepare_one(prepared, guest, plugin.name, trap, known)
             except DrakmetError as error:
                 where = f"{error.where}: " if error.where else ""
-                prepared.refused.append(Refused(plugin.name, trap, where + error.what))
+                hint = f"; {error.hint}" if error.hint else ""
+                prepared.refused.append(Refused(plugin.name, trap, f"{where}{error.what}{hint}"))
     return prepared
 
 
@@ -151,16 +153,17 @@ def _entry(guest: LinuxGuest, trap: Trap, known: Mapping[str, int] | None) -> tu
             if name in known:
                 return name, known[name]
         raise GuestError(f"the recording has no trap on {' or '.join(trap.functions)}")
-    found: FunctionEntry | None = None
+    hint = None
     for name in trap.functions:
         try:
             found = guest.function_entry(name)
-            break
-        except GuestError:
-            continue
-    if found is None:
-        raise GuestError(f"the kernel has no function {' or '.join(trap.functions)}")
-    return found.name, found.address
+        except Unreadable as error:
+            raise GuestError(f"the code of {name} cannot be read: {error.what}") from error
+        except GuestError as error:
+            hint = hint or error.hint
+        else:
+            return found.name, found.address
+    raise GuestError(f"the kernel has no function {' or '.join(trap.functions)}", hint=hint)
 
 
 def sources_of(plan: Plan) -> set[str]:
