@@ -151,12 +151,19 @@ def _trusted(directory: Path) -> Path:
     """Refuse a directory in which others could put code that then runs as us, which mostly means root."""
     if not directory.is_dir():
         raise UsageError("there is no such directory", where=str(directory), hint="give a directory of plugins")
-    for path in (directory, *directory.iterdir()):
+    above = directory.resolve().parents
+    for path in (directory, *above, *directory.iterdir()):
         try:
             about = path.stat()
         except FileNotFoundError:
             continue  # a dangling link, such as an editor's lock
-        if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or about.st_uid not in (0, os.geteuid()):
+        open_to_others = bool(about.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        if path in above:
+            # Below a sticky directory such as /tmp, others cannot put theirs in the place of ours.
+            refused = open_to_others and not about.st_mode & stat.S_ISVTX
+        else:
+            refused = open_to_others or about.st_uid not in (0, os.geteuid())
+        if refused:
             raise UsageError(
                 "others may write here, and plugins run with all your rights",
                 where=str(path),

@@ -134,7 +134,9 @@ def plugin(name: str, directory: Path) -> None:
             raise UsageError("the file is there already", where=str(path), hint="choose another name or directory")
     record = "".join(word.capitalize() for word in name.split("_")) + "Open"
     try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for path in (*reversed(directory.parents), directory):
+            if not path.exists():
+                path.mkdir(mode=0o755)
         for path, template in files.items():
             # Whatever the umask: where others can write, plugins are not loaded from.
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as file:

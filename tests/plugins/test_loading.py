@@ -193,6 +193,16 @@ def test_a_directory_that_others_may_write_to_is_refused(write: Write, mode: int
     assert refused.value.where == str(directory)
 
 
+def test_a_directory_that_others_may_replace_is_refused(write: Write, tmp_path: Path) -> None:
+    directory = write("mine.py", SMALL)
+    tmp_path.chmod(0o777)
+    with pytest.raises(UsageError, match="others may write here") as refused:
+        load_plugins([directory])
+    assert refused.value.where == str(tmp_path)
+    tmp_path.chmod(0o1777)  # as /tmp: what is mine stays
+    assert named(load_plugins([directory]), "mine").error is None
+
+
 def test_a_file_that_others_may_write_to_is_refused(write: Write) -> None:
     directory = write("mine.py", SMALL, 0o666)
     with pytest.raises(UsageError, match="others may write here") as refused:
