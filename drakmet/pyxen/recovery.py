@@ -8,7 +8,6 @@ the guest is written to xenstore while it is attached, so that whoever comes nex
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from drakmet.pyxen.altp2m import Altp2m
 from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.layout import EVENT, INTERFACE_VERSION, RING_HEADER, SLOT_SIZE, SLOTS, Flag
-from drakmet.pyxen.monitor import Monitor
+from drakmet.pyxen.monitor import Monitor, ring_page
 from drakmet.pyxen.ring import RSP_PROD
 from drakmet.pyxen.xenstore import Xenstore
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Sequence
 
     from drakmet.pyxen.control import Control
@@ -36,13 +36,26 @@ def _path(domid: int) -> str:
 class Journal:
     """What a session must take back, kept in xenstore (below /tool, which only dom0 can read) while it lasts."""
 
-    def __init__(self, domid: int, handle: str) -> None:
+    def __init__(self, domid: int, handle: uuid.UUID) -> None:
         self.domid = domid
-        self.handle = handle
+        self.handle = str(handle)
+        self.gfns: list[int] = []
+        """Frames given to the guest."""
+        self.max_memkb: int | None = None
+        """The memory limit it had."""
+        self.ring_gfn: int | None = None
+        """The frame that Xen took from it for the ring."""
+        self.pid = os.getpid()
 
-    def write(self, gfns: Sequence[int], max_memkb: int | None) -> None:
-        """Note the frames given to the guest and the memory limit it had."""
-        entry = {"pid": os.getpid(), "guest": self.handle, "gfns": _runs(gfns), "max_memkb": max_memkb}
+    def save(self) -> None:
+        """Write all of it; before what it says is done."""
+        entry = {
+            "pid": self.pid,
+            "guest": self.handle,
+            "gfns": _runs(self.gfns),
+            "max_memkb": self.max_memkb,
+            "ring_gfn": self.ring_gfn,
+        }
         with Xenstore() as store:
             store.write(_path(self.domid), json.dumps(entry).encode())
 
@@ -51,24 +64,27 @@ class Journal:
         with Xenstore() as store:
             store.remove(_path(self.domid))
 
-    def read(self) -> dict[str, Any] | None:
-        """Return what a session left, None if there is nothing or if it is about another guest."""
+    def load(self) -> bool:
+        """Take what a session left; return False if there is nothing, or only about another guest."""
         with Xenstore() as store:
             text = store.read(_path(self.domid))
         if text is None:
-            return None
+            return False
         try:
             entry = json.loads(text)
+            if entry["guest"] != self.handle:
+                return False
             runs = [(int(first), int(count)) for first, count in entry["gfns"]]
-            limit = entry["max_memkb"]
-            found = {"pid": int(entry["pid"]), "max_memkb": None if limit is None else int(limit)}
+            if any(first <= 0 or not 0 < count <= _MAX_FRAMES for first, count in runs):
+                return False
+            limit, ring = entry["max_memkb"], entry["ring_gfn"]
+            self.pid = int(entry["pid"])
+            self.max_memkb = None if limit is None else int(limit)
+            self.ring_gfn = None if ring is None else int(ring)
         except (ValueError, KeyError, TypeError):
-            return None
-        if entry.get("guest") != self.handle or any(
-            first <= 0 or not 0 < count <= _MAX_FRAMES for first, count in runs
-        ):
-            return None
-        return found | {"gfns": [gfn for first, count in runs for gfn in range(first, first + count)]}
+            return False
+        self.gfns = [gfn for first, count in runs for gfn in range(first, first + count)]
+        return True
 
 
 def _runs(gfns: Sequence[int]) -> list[tuple[int, int]]:
@@ -84,12 +100,12 @@ def _runs(gfns: Sequence[int]) -> list[tuple[int, int]]:
 
 def owner(control: Control, domid: int) -> int | None:
     """Return the process id of the drakmet that has this guest, if one that lives has noted it."""
-    entry = Journal(domid, str(control.domain(domid).handle)).read()
-    if entry is None:
+    journal = Journal(domid, control.domain(domid).handle)
+    if not journal.load():
         return None
     with contextlib.suppress(ProcessLookupError):
-        os.kill(entry["pid"], 0)
-        return int(entry["pid"])
+        os.kill(journal.pid, 0)
+        return journal.pid
     return None
 
 
@@ -115,26 +131,26 @@ def recover(control: Control, domid: int) -> None:
     Only when it is certain that no monitor lives: a living one loses the guest.
     """
     info = control.domain(domid)
-    journal = Journal(domid, str(info.handle))
+    journal = Journal(domid, info.handle)
+    noted = journal.load()
     with control.paused(domid):
         views = Altp2m(control, domid)
         with contextlib.suppress(XenCallError):
             if views.active:
                 views.turn_off()
-        with contextlib.suppress(XenCallError):
-            control.call("xc_monitor_disable", domid)
         for vcpu in range(info.vcpus):
             with contextlib.suppress(XenCallError):
                 control.single_step_off(domid, vcpu)
+        with contextlib.suppress(XenCallError):
+            control.call("xc_monitor_disable", domid)
         with Monitor(control, domid) as monitor:
             release_vcpus(monitor.ring, info.vcpus, monitor.resume)
-        left = journal.read()
-        if left is not None:
-            try:
-                control.depopulate(domid, left["gfns"])
-            except XenCallError as error:
-                if error.errno not in (errno.EBUSY, errno.EINVAL):  # they went already
-                    raise
-            if left["max_memkb"] is not None:
-                control.set_max_memkb(domid, left["max_memkb"])
+        if noted:
+            for gfn in journal.gfns:
+                with contextlib.suppress(XenCallError):  # it went already
+                    control.depopulate(domid, [gfn])
+            if journal.ring_gfn is not None and ring_page(control, domid) is None:
+                control.populate(domid, [journal.ring_gfn])
+            if journal.max_memkb is not None:
+                control.set_max_memkb(domid, journal.max_memkb)
     journal.clear()

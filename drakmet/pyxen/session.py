@@ -31,12 +31,12 @@ class ExtraFrames:
     What is to be taken back is noted before it is given (see `recovery`).
     """
 
-    def __init__(self, control: Control, domid: int) -> None:
+    def __init__(self, control: Control, domid: int, journal: Journal) -> None:
         self._control = control
         self.domid = domid
         self.gfns: list[int] = []
         self._limit: int | None = None
-        self._journal = Journal(domid, str(control.domain(domid).handle))
+        self._journal = journal
 
     def add(self, count: int) -> list[int]:
         """Return the frame numbers of ``count`` new frames, of unknown content.
@@ -47,15 +47,16 @@ class ExtraFrames:
             return []
         info = self._control.domain(self.domid)
         if self._limit is None:
-            self._limit = info.max_memkb
-        needed = (info.tot_pages + count) * 4
+            self._limit = self._journal.max_memkb = info.max_memkb
+        first = max(self._control.max_gpfn(self.domid), self._journal.ring_gfn or 0) + 1
+        gfns = list(range(first, first + count))
+        self._journal.gfns = self.gfns + gfns
+        self._journal.save()
+        needed = (info.tot_pages + count + 1) * 4  # one more, so that the ring's page fits again
         if needed > info.max_memkb:
             self._control.set_max_memkb(self.domid, needed)
-        first = self._control.max_gpfn(self.domid) + 1
-        gfns = list(range(first, first + count))
-        self._journal.write(self.gfns + gfns, self._limit)
+        self.gfns += gfns  # before they are there: a part of them may be, if it fails
         self._control.populate(self.domid, gfns)
-        self.gfns += gfns
         return gfns
 
     def close(self) -> None:
@@ -63,11 +64,14 @@ class ExtraFrames:
         gfns, self.gfns = self.gfns, []
         try:
             self._control.depopulate(self.domid, gfns)
+        except XenCallError:
+            for gfn in gfns:
+                with contextlib.suppress(XenCallError):
+                    self._control.depopulate(self.domid, [gfn])
         finally:
             limit, self._limit = self._limit, None
             if limit is not None:
                 self._control.set_max_memkb(self.domid, limit)
-                self._journal.clear()
 
 
 class Session:
@@ -81,14 +85,20 @@ class Session:
     def __init__(self, control: Control, domid: int) -> None:
         self.control = control
         self.domid = domid
-        self.vcpus = control.domain(domid).vcpus
-        self.frames = ExtraFrames(control, domid)
+        info = control.domain(domid)
+        self.vcpus = info.vcpus
+        journal = Journal(domid, info.handle)
+        self.frames = ExtraFrames(control, domid, journal)
         self.altp2m = Altp2m(control, domid)
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             # Undone in the opposite order: no view may be left when frames go, no trap when the ring goes.
+            clear = undo.enter_context(contextlib.ExitStack())
             undo.callback(self.frames.close)
             self.monitor = undo.enter_context(Monitor(control, domid))
+            clear.callback(journal.clear)  # not before: it may be another monitor's
+            journal.ring_gfn = self.monitor.ring_gfn
+            journal.save()
             self.channel = undo.enter_context(Channel(domid, self.monitor.port))
             self.ring = self.monitor.ring
             self.altp2m.turn_on()
