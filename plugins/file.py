@@ -101,7 +101,8 @@ def drakmet_records() -> list[type[EventRecord]]:
 @hookimpl
 def drakmet_traps() -> list[Trap]:
     """Return this plugin's traps."""
-    written, named = Written(), Named()
+    written = Written()
+    unlinks, rmdirs, renames = Named(), Named(), Named()
     result = {"result": "$return|errno"}
     task = {"task": "$current"}
     return [
@@ -151,21 +152,22 @@ def drakmet_traps() -> list[Trap]:
         # kernels they are part of their caller. Their callers know how it ended, these what it was about.
         *(
             Trap(function=f"security_path_{what}", fetch={**task, **names}, record=record, handler=named.begin)
-            for what, names, record in (
-                ("unlink", {"path": "dentry|path(dir->mnt)"}, FileRemove),
-                ("rmdir", {"path": "dentry|path(dir->mnt)"}, FileRemove),
+            for what, named, names, record in (
+                ("unlink", unlinks, {"path": "dentry|path(dir->mnt)"}, FileRemove),
+                ("rmdir", rmdirs, {"path": "dentry|path(dir->mnt)"}, FileRemove),
                 (
                     "rename",
+                    renames,
                     {"path": "old_dentry|path(old_dir->mnt)", "new_path": "new_dentry|path(new_dir->mnt)"},
                     FileRename,
                 ),
             )
         ),
         Trap(function="do_unlinkat", name="unlink", fetch=task, returns=result, record=FileRemove,
-             handler=named.on_unlink),
-        Trap(function="do_rmdir", name="rmdir", fetch=task, returns=result, record=FileRemove, handler=named.on_rmdir),
+             handler=unlinks.on_unlink),
+        Trap(function="do_rmdir", name="rmdir", fetch=task, returns=result, record=FileRemove, handler=rmdirs.on_rmdir),
         Trap(function="do_renameat2", name="rename", fetch=task, returns=result, record=FileRename,
-             handler=named.on_rename),
+             handler=renames.on_rename),
         Trap(
             function="chmod_common",
             name="chmod",
@@ -274,7 +276,7 @@ class Written:
 
 
 class Named:
-    """What each thread is about to rename or remove, until it is known how that ended."""
+    """What each thread is about to do to a name, until it is known how that ended; one of these for each way."""
 
     def __init__(self) -> None:
         self._begun: OrderedDict[int, Hit] = OrderedDict()

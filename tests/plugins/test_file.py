@@ -273,3 +273,10 @@ def test_only_what_is_to_be_executed_counts_as_mapped(plugin: LoadedPlugin) -> N
     assert (record.table, record.path, record.unreadable) == ("file_map", "/lib/a.so", None)
     (record,) = run_trap(mapping, file=ADDRESS, prot=4)
     assert (record.path, record.unreadable) == (None, "path")
+
+
+def test_the_end_of_one_thing_is_not_taken_for_that_of_another(plugin: LoadedPlugin) -> None:
+    # The return of the unlink was missed; the rename that follows fails before its names are found.
+    run_trap(trap(plugin, "security_path_unlink"), task=7, path="/srv/a")
+    assert run_trap(trap(plugin, "rename"), task=7, result=-2) == []
+    assert run_trap(trap(plugin, "rmdir"), task=7, result=-2) == []
