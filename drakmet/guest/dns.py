@@ -77,8 +77,8 @@ def _name(data: bytes, at: int) -> tuple[str, int]:
             target = int.from_bytes(data[at : at + 2], "big") & 0x3FFF
             jumps += 1
             # A pointer may only go back, so that no chain of them can be endless.
-            if target >= at or jumps > _MAX_JUMPS:
-                raise DnsError("a name points forward or round in a circle")
+            if not _HEADER.size <= target < at or jumps > _MAX_JUMPS:
+                raise DnsError("a name points nowhere, forward or round in a circle")
             if after < 0:
                 after = at + 2
             at = target

@@ -33,6 +33,7 @@ _BEFORE_DIGITS: Final = ord("0")
 _MAX_TOKEN_TABLE: Final = 16 << 10
 _REACH: Final = 12 << 20  # the tables of a kernel with 200,000 symbols span 4 MiB
 _MARKER_EVERY: Final = 256
+_U64: Final = (1 << 64) - 1
 _CHECKED_MARKERS: Final = 8
 # An 8-aligned word in the kernel's half and page-aligned, followed by a plausible 32-bit count and its padding.
 _PAGE_ALIGNED_BASE: Final = rb"\x00[" + b"".join(rb"\x%x0" % nibble for nibble in range(16)) + rb"]..\xff{4}"
@@ -112,6 +113,8 @@ def parse(data: bytes, token_table: int) -> Table:
         raise GuestError("no kallsyms token table here")
     tokens, after = found
     for count, names, base, offsets in _candidates(data, token_table, after):
+        if offsets + 4 * count > len(data):
+            continue
         kinds, text = _names(data, names, count, tokens, token_table)
         if kinds is None:
             continue
@@ -119,9 +122,9 @@ def parse(data: bytes, token_table: int) -> Table:
         raw.frombytes(data[offsets : offsets + 4 * count])
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU: negative offsets count from the base, others are absolute.
         if any(offset < 0 for offset in raw[:: max(1, count // 64)]):
-            addresses = array("Q", [base - 1 - o if o < 0 else o for o in raw])
+            addresses = array("Q", [base - 1 - o & _U64 if o < 0 else o for o in raw])
         else:
-            addresses = array("Q", [base + (o & 0xFFFF_FFFF) for o in raw])
+            addresses = array("Q", [base + (o & 0xFFFF_FFFF) & _U64 for o in raw])
         extent = min(offsets, names - 8), max(after, offsets + 4 * count + 16)
         return Table(base, addresses, kinds, text, token_table, extent)
     raise GuestError("kallsyms: the tables around the token table are of no known layout")

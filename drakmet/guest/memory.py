@@ -133,7 +133,7 @@ class ImageMemory:
             yield start, length
 
     def _locate(self, gpa: int, length: int) -> int:
-        for start, offset, size in self._regions:
+        for start, offset, size in self._regions if length >= 0 else ():
             if start <= gpa and gpa + length <= start + size:
                 return offset + gpa - start
         raise missing(gpa, length)
@@ -263,7 +263,11 @@ class SparseMemory(_PagedMemory):
 def _inflate(data: bytes, limit: int) -> bytes:
     import lzma
 
-    return lzma.LZMADecompressor().decompress(data, limit) if limit else b""
+    unpacker = lzma.LZMADecompressor()
+    found = unpacker.decompress(data, limit + 1)
+    if not unpacker.eof:
+        raise lzma.LZMAError("it is cut short")
+    return found
 
 
 class RecordingMemory(_PagedMemory):
