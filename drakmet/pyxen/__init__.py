@@ -25,7 +25,7 @@ from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.foreign import ForeignMap, ForeignMemory, GuestMemory
 from drakmet.pyxen.layout import AccessFlag, ControlRegister, Flag, Reason
 from drakmet.pyxen.monitor import Monitor
-from drakmet.pyxen.recovery import owner, recover
+from drakmet.pyxen.recovery import abandoned, owner, recover
 from drakmet.pyxen.registers import Registers
 from drakmet.pyxen.ring import HIT, HIT_ARGS, HIT_RETURN, Ring, RingError, reader
 from drakmet.pyxen.session import ExtraFrames, Session
@@ -68,6 +68,7 @@ __all__ = [
     "WriteControlRegister",
     "XenCallError",
     "Xenstore",
+    "abandoned",
     "event_at",
     "owner",
     "reader",

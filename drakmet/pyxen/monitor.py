@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
 SINGLESTEP, SOFTWARE_BREAKPOINT = 1 << 2, 1 << 3
 
 
-def ring_page(control: Control, domid: int) -> int | None:
-    """Return the frame for the ring if the guest has it now; Xen takes it from the guest's map for good."""
-    gfn = control.hvm_param(domid, HVM_PARAM_MONITOR_RING_PFN)
-    with ForeignMemory() as foreign, foreign.map(domid, [gfn]) as page:
-        return gfn if gfn and not page.errors else None
-
-
 class Monitor:
     """The event ring of one domain; the domain should be paused while it is made.
 
@@ -51,8 +45,9 @@ class Monitor:
                 f"Xen's event interface has version {version}, drakmet knows {INTERFACE_VERSION}",
                 hint="Use a Xen from 4.17 to 4.20, or a newer drakmet.",
             )
-        self.ring_gfn = ring_page(control, domid)
-        """The frame that the guest loses to the ring until `close`, None if it lost it before."""
+        self._ring_gfn = control.hvm_param(domid, HVM_PARAM_MONITOR_RING_PFN)
+        self.gives_page_back = self._has_ring_page()
+        """Whether `close` gives the guest a frame for the next ring: Xen takes the one it has, for good."""
         port = self._ffi.new("uint32_t *")
         page = libraries().ctrl.xc_monitor_enable(control.handle, domid, port)
         if page == self._ffi.NULL:
@@ -70,6 +65,10 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _has_ring_page(self) -> bool:
+        with ForeignMemory() as foreign, foreign.map(self.domid, [self._ring_gfn]) as page:
+            return not page.errors
 
     @property
     def capabilities(self) -> int:
@@ -143,5 +142,6 @@ class Monitor:
                 # The page is the guest's until it is unmapped. Views of it may still be about, so that its address
                 # stays readable: as a page of zeros.
                 _memory.blank(int(self._ffi.cast("uintptr_t", page)), PAGE_SIZE, writable=True)
-                if self.ring_gfn is not None:
-                    self._control.populate(self.domid, [self.ring_gfn])
+                if self.gives_page_back:
+                    with contextlib.suppress(XenCallError):  # at its limit; the next monitor has Xen give it one
+                        self._control.populate(self.domid, [self._ring_gfn])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from drakmet.pyxen.altp2m import Altp2m
 from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.layout import EVENT, INTERFACE_VERSION, RING_HEADER, SLOT_SIZE, SLOTS, Flag
-from drakmet.pyxen.monitor import Monitor, ring_page
+from drakmet.pyxen.monitor import Monitor
 from drakmet.pyxen.ring import RSP_PROD
 from drakmet.pyxen.xenstore import Xenstore
 
@@ -43,8 +43,6 @@ class Journal:
         """Frames given to the guest."""
         self.max_memkb: int | None = None
         """The memory limit it had."""
-        self.ring_gfn: int | None = None
-        """The frame that Xen took from it for the ring."""
         self.pid = os.getpid()
 
     def save(self) -> None:
@@ -54,7 +52,6 @@ class Journal:
             "guest": self.handle,
             "gfns": _runs(self.gfns),
             "max_memkb": self.max_memkb,
-            "ring_gfn": self.ring_gfn,
         }
         with Xenstore() as store:
             store.write(_path(self.domid), json.dumps(entry).encode())
@@ -77,10 +74,9 @@ class Journal:
             runs = [(int(first), int(count)) for first, count in entry["gfns"]]
             if any(first <= 0 or not 0 < count <= _MAX_FRAMES for first, count in runs):
                 return False
-            limit, ring = entry["max_memkb"], entry["ring_gfn"]
+            limit = entry["max_memkb"]
             self.pid = int(entry["pid"])
             self.max_memkb = None if limit is None else int(limit)
-            self.ring_gfn = None if ring is None else int(ring)
         except (ValueError, KeyError, TypeError):
             return False
         self.gfns = [gfn for first, count in runs for gfn in range(first, first + count)]
@@ -107,6 +103,11 @@ def owner(control: Control, domid: int) -> int | None:
         os.kill(journal.pid, 0)
         return journal.pid
     return None
+
+
+def abandoned(control: Control, domid: int) -> bool:
+    """Return whether a drakmet that has this guest by its own note is dead: then `recover` is right."""
+    return Journal(domid, control.domain(domid).handle).load() and owner(control, domid) is None
 
 
 def release_vcpus(ring: Ring, vcpus: int, resume: Any) -> None:
@@ -145,12 +146,11 @@ def recover(control: Control, domid: int) -> None:
             control.call("xc_monitor_disable", domid)
         with Monitor(control, domid) as monitor:
             release_vcpus(monitor.ring, info.vcpus, monitor.resume)
+            monitor.gives_page_back = True  # the toolstack gave the guest one, and the dead monitor took it
         if noted:
             for gfn in journal.gfns:
                 with contextlib.suppress(XenCallError):  # it went already
                     control.depopulate(domid, [gfn])
-            if journal.ring_gfn is not None and ring_page(control, domid) is None:
-                control.populate(domid, [journal.ring_gfn])
             if journal.max_memkb is not None:
                 control.set_max_memkb(domid, journal.max_memkb)
     journal.clear()

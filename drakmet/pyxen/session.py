@@ -8,6 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from drakmet.pyxen.altp2m import HOST_VIEW, Altp2m
+from drakmet.pyxen.control import HVM_PARAM_MONITOR_RING_PFN
 from drakmet.pyxen.evtchn import Channel
 from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.monitor import Monitor
@@ -31,12 +32,14 @@ class ExtraFrames:
     What is to be taken back is noted before it is given (see `recovery`).
     """
 
-    def __init__(self, control: Control, domid: int, journal: Journal) -> None:
+    def __init__(self, control: Control, domid: int, journal: Journal | None = None) -> None:
+        """Take the session's ``journal``; without one, one of its own is kept from the first frame to `close`."""
         self._control = control
         self.domid = domid
         self.gfns: list[int] = []
         self._limit: int | None = None
-        self._journal = journal
+        self._journal = journal or Journal(domid, control.domain(domid).handle)
+        self._clears = journal is None
 
     def add(self, count: int) -> list[int]:
         """Return the frame numbers of ``count`` new frames, of unknown content.
@@ -48,7 +51,8 @@ class ExtraFrames:
         info = self._control.domain(self.domid)
         if self._limit is None:
             self._limit = self._journal.max_memkb = info.max_memkb
-        first = max(self._control.max_gpfn(self.domid), self._journal.ring_gfn or 0) + 1
+        ring = self._control.hvm_param(self.domid, HVM_PARAM_MONITOR_RING_PFN)  # in use, if not in the guest's map
+        first = max(self._control.max_gpfn(self.domid), ring) + 1
         gfns = list(range(first, first + count))
         self._journal.gfns = self.gfns + gfns
         self._journal.save()
@@ -72,6 +76,8 @@ class ExtraFrames:
             limit, self._limit = self._limit, None
             if limit is not None:
                 self._control.set_max_memkb(self.domid, limit)
+                if self._clears:
+                    self._journal.clear()
 
 
 class Session:
@@ -97,7 +103,6 @@ class Session:
             undo.callback(self.frames.close)
             self.monitor = undo.enter_context(Monitor(control, domid))
             clear.callback(journal.clear)  # not before: it may be another monitor's
-            journal.ring_gfn = self.monitor.ring_gfn
             journal.save()
             self.channel = undo.enter_context(Channel(domid, self.monitor.port))
             self.ring = self.monitor.ring

@@ -23,7 +23,7 @@ from drakmet.pyxen import (
     XenCallError,
     Xenstore,
 )
-from drakmet.pyxen.recovery import Journal, owner, recover
+from drakmet.pyxen.recovery import abandoned, recover
 from drakmet.pyxen.session import ExtraFrames
 from drakmet.sources.base import About
 
@@ -117,8 +117,7 @@ class XenSource:
         try:
             return Monitor(self.control, self.domid)
         except XenCallError as error:
-            ours = Journal(self.domid, self.about.uuid or "").read()
-            if error.errno != errno.EBUSY or ours is None or owner(self.control, self.domid) is not None:
+            if error.errno != errno.EBUSY or not abandoned(self.control, self.domid):
                 raise
         recover(self.control, self.domid)
         return Monitor(self.control, self.domid)

@@ -335,13 +335,9 @@ def test_a_dead_monitors_guest_is_recovered(xen: Xen, monkeypatch: pytest.Monkey
         b"[]",
         b'"x"',
         b'{"pid": 1}',
-        json.dumps({"pid": 1, "guest": "other", "gfns": [[1000, 2]], "max_memkb": 1, "ring_gfn": 7}).encode(),
-        json.dumps(
-            {"pid": 1, "guest": str(control.uuid.UUID(int=0)), "gfns": [[0, 2]], "max_memkb": 1, "ring_gfn": 7}
-        ).encode(),
-        json.dumps(
-            {"pid": 1, "guest": str(control.uuid.UUID(int=0)), "gfns": [[9, 1 << 40]], "max_memkb": 1, "ring_gfn": 7}
-        ).encode(),
+        json.dumps({"pid": 1, "guest": "other", "gfns": [[1000, 2]], "max_memkb": 1}).encode(),
+        json.dumps({"pid": 1, "guest": str(control.uuid.UUID(int=0)), "gfns": [[0, 2]], "max_memkb": 1}).encode(),
+        json.dumps({"pid": 1, "guest": str(control.uuid.UUID(int=0)), "gfns": [[9, 1 << 40]], "max_memkb": 1}).encode(),
     ],
 )
 def test_a_journal_that_is_not_ours_takes_nothing_from_the_guest(xen: Xen, text: bytes) -> None:
