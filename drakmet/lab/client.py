@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import select
 import signal
 import socket
 import struct
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 _LIMIT = 1 << 26
 _CHUNK = 1 << 16
+# Seconds that a command in the lab has to end after a signal was passed on to it.
+_GRACE = 30.0
 # What the agent itself ends a request with when the request was no good.
 AGENT_FAILED = 125
 
@@ -218,10 +219,19 @@ def _feed(connection: Connection, source: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def _signals_to(connection: Connection) -> Iterator[None]:
-    """Send on the signals that are meant for the command, and go on waiting for how it ends."""
+    """Send on the signals that are meant for the command, and wait (not for long, if no answer comes) for how it ends."""
+    insist: threading.Timer | None = None
 
     def pass_on(number: int, _: object) -> None:
-        connection.send(b"S", struct.pack(">i", number))
+        nonlocal insist
+        if insist is not None:
+            raise SystemExit(128 + number)
+        # A host that hangs must not hold whoever wants to stop.
+        insist = threading.Timer(_GRACE, os._exit, [128 + number])
+        insist.daemon = True
+        insist.start()
+        with contextlib.suppress(OSError):
+            connection.send(b"S", struct.pack(">i", number))
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
     if threading.current_thread() is not threading.main_thread():
@@ -233,8 +243,6 @@ def _signals_to(connection: Connection) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if insist is not None:
+            insist.cancel()
 
-
-def wait_readable(sock: socket.socket, seconds: float) -> bool:
-    """Tell whether a socket has something to read within some seconds."""
-    return bool(select.select([sock], [], [], seconds)[0])
