@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from drakmet.errors import GuestError, XenError
-from drakmet.monitor.goon import INT3, Way, choose, moved, flags_after_test
+from drakmet.monitor.goon import INT3, Way, choose, flags_after_test, moved
 from drakmet.pyxen import HOST_VIEW, AccessFlag, MemAccess, SoftwareBreakpoint, event_at
 from drakmet.pyxen.layout import EVENT, Reason
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from drakmet.guest.linux import LinuxGuest
     from drakmet.guest.memory import PhysicalMemory
     from drakmet.monitor.dispatch import Hits
-    from drakmet.pyxen import Altp2m, Channel, Control, DomainInfo, ExtraFrames, ForeignMap, Monitor
+    from drakmet.pyxen import Altp2m, Channel, Control, DomainInfo, ExtraFrames, ForeignMap, Monitor, Ring
 
 _SPARE: Final = 48
 """Shadow frames beyond those of the functions, for the places that calls of them return to."""
@@ -79,6 +79,7 @@ class Engine:
         self.events: dict[str, int] = {}
         self.batch: Callable[[], int] = lambda: 0
         self.channel: Channel | None = None
+        self.ring: Ring | None = None
         self._shadows: Shadows | None = None
         self._answers: Answers | None = None
         self._altp2m: Altp2m | None = None
@@ -112,6 +113,7 @@ class Engine:
         # The ring first: it is what tells that another monitor has the guest.
         monitor = self.domain.monitor()
         undo.add("event ring", monitor.close)
+        self.ring = monitor.ring
         if not monitor.capabilities & _SINGLESTEP:
             raise XenError(
                 "this CPU cannot single-step a guest unnoticed (no monitor trap flag)",

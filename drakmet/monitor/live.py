@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Final
 
 from drakmet.monitor.engine import Engine
 from drakmet.monitor.throttle import Throttle
-from drakmet.monitor.waiting import Waiter, Woken
+from drakmet.monitor.waiting import TICK, Marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _SWITCH: Final = 0.001
 """Seconds after which another thread has to give way to the loop: a vCPU may be waiting."""
-_PORT_BYTES: Final = 4
 
 
 class LiveDriver:
@@ -31,8 +29,7 @@ class LiveDriver:
 
     def __init__(self, domain: Domain, guest: LinuxGuest) -> None:
         self.engine = Engine(domain, guest)
-        self._waiter: Waiter | None = None
-        self._stopped = False
+        self._marks = Marks()
         self.batches = 0
 
     def now(self) -> int:
@@ -62,12 +59,12 @@ class LiveDriver:
 
         Return ``done`` or ``guest gone``.
         """
-        channel = self.engine.channel
+        engine = self.engine
+        channel, ring = engine.channel, engine.ring
         assert channel is not None  # noqa: S101  # attached before
-        waiter = self._waiter = Waiter(channel.fd)
-        waiter.stopping = self._stopped
-        fd, batch = channel.fd, self.engine.batch
-        unmask, port, write = channel.unmask, channel.port.to_bytes(_PORT_BYTES, sys.byteorder), os.write
+        assert ring is not None  # noqa: S101  # attached before
+        marks = self._marks
+        wait, batch = channel.wait_for, engine.batch
         throttle = Throttle(traps, time.monotonic_ns())
         deadline = None if seconds is None else time.monotonic() + seconds
         interval = sys.getswitchinterval()
@@ -77,32 +74,25 @@ class LiveDriver:
         gc.freeze()
         gc.disable()
         try:
-            with waiter.running():
-                wait = waiter.wait
-                # What came before the first wait.
-                unmask()
-                batch()
+            with marks.running():
+                timed = marks.timed
                 while True:
-                    try:
-                        wait()
-                    except Woken:
-                        waiter.due = True
-                    # Unmasked before the ring is looked at: what comes later brings a notification of its own.
-                    write(fd, port)
-                    batch()
-                    self.batches += 1
-                    if waiter.due or waiter.stopping:
-                        waiter.due = False
+                    if wait(ring, TICK):
+                        batch()
+                        self.batches += 1
+                    if not timed:
+                        marks.look()
+                    if marks.due or marks.stopping:
+                        marks.due = False
                         if not self._tick(throttle, tick, turn):
                             return "guest gone"
-                        if waiter.stopping or (deadline is not None and time.monotonic() >= deadline):
+                        if marks.stopping or (deadline is not None and time.monotonic() >= deadline):
                             return "done"
         finally:
             sys.setswitchinterval(interval)
             gc.unfreeze()
             if collecting:
                 gc.enable()
-            self._waiter = None
 
     def _tick(self, throttle: Throttle, tick: Callable[[], bool], turn: Callable[[ArmedTrap, bool], None]) -> bool:
         out, back = throttle.look(time.monotonic_ns())
@@ -130,9 +120,7 @@ class LiveDriver:
 
     def stop(self) -> None:
         """End `run` at the next tick."""
-        self._stopped = True
-        if self._waiter is not None:
-            self._waiter.stop()
+        self._marks.stopping = True
 
     def detach(self) -> list[tuple[str, Exception]]:
         """Take everything back."""

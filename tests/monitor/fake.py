@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Broken(Exception):
+class Broken(Exception):  # noqa: N818  # it stands for any error
     """What the call that was chosen to fail raises."""
 
 

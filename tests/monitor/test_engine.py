@@ -19,9 +19,12 @@ class Rig:
     """An engine on a fake domain, with one trap."""
 
     def __init__(self, trap: Trap = ENTRY, fail_at: int = -1) -> None:
-        self.way = Way(trap, learn=self.engine.learn)
+        self.way = Way(trap, learn=self.learn)
         self.domain = FakeDomain(self.way.memory, fail_at)
         self.engine = Engine(self.domain, self.way.guest)  # type: ignore[arg-type]
+
+    def learn(self, address: int) -> bool:
+        return self.engine.learn(address)
 
     def attach(self) -> Rig:
         prepared = self.way.prepared

@@ -60,9 +60,7 @@ reads = st.lists(st.lists(st.tuples(st.integers(0, SIZE - 64), st.integers(0, 64
 @given(reads)
 def test_every_read_comes_again_also_of_bytes_that_change_all_the_time(moments: list[list[tuple[int, int]]]) -> None:
     live = RecordedMemory(Changing())
-    told = []
-    for moment in moments:
-        told.append(([live.read(*one) for one in moment], live.take()))
+    told = [([live.read(*one) for one in moment], live.take()) for moment in moments]
     replayed = ReplayedMemory(SIZE)
     for moment, (seen, changes) in zip(moments, told, strict=True):
         replayed.begin(changes)
