@@ -174,6 +174,20 @@ def tables(memory: PhysicalMemory) -> Iterator[kallsyms.Table]:
 
 
 def _from_table(memory: PhysicalMemory, table: kallsyms.Table) -> Kernel:
+    reason = "no kernel image around them"
+    for base, profile in profiles_at(memory, table):
+        try:
+            kernel = verify(memory, profile, base)
+            profile.build_id = build_id(kernel)
+        except GuestError as error:
+            reason = error.what
+        else:
+            return kernel
+    raise GuestError(reason)
+
+
+def profiles_at(memory: PhysicalMemory, table: kallsyms.Table) -> Iterator[tuple[int, Profile]]:
+    """Yield ``(base, profile without build id)`` of each kernel image that may be around a symbol table."""
     there = table.symbols()
     link = {}
     for name in ("_text", "linux_banner", "_end", "__start_BTF", "__stop_BTF"):
@@ -187,22 +201,15 @@ def _from_table(memory: PhysicalMemory, table: kallsyms.Table) -> Kernel:
     size = link["__stop_BTF"] - link["__start_BTF"]
     if not 0 < size <= _MAX_BTF or not text < link["linux_banner"] < link["_end"]:
         raise GuestError("the symbols contradict each other")
-    reason = "no kernel image around them"
     first = max(0, table.token_table - (link["_end"] - text)) // _ALIGN * _ALIGN
     for base in range(first, table.token_table, _ALIGN):
         banner = read_lenient(memory, base + link["linux_banner"] - text, _MAX_BANNER)
-        if not banner.startswith(_BANNER):
-            continue
-        try:
-            types = btf.Btf(memory.read(base + link["__start_BTF"] - text, size))
-            profile = Profile("", _text(banner), symbols, types)
-            kernel = verify(memory, profile, base)
-            profile.build_id = build_id(kernel)
-        except GuestError as error:
-            reason = error.what
-        else:
-            return kernel
-    raise GuestError(reason)
+        if banner.startswith(_BANNER):
+            try:
+                types = btf.Btf(memory.read(base + link["__start_BTF"] - text, size))
+            except GuestError:
+                continue
+            yield base, Profile("", _text(banner), symbols, types)
 
 
 def _text(banner: bytes) -> str:

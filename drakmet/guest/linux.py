@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 # 5.18 on, and from 6.16 on). All are 4 bytes.
 ENDBR: Final = tuple(bytes.fromhex(code) for code in ("f30f1efa", "660f1f00", "0f1f40d6"))
 _ENDBR_SIZE: Final = 4
-FTRACE_NOP: Final = bytes.fromhex("0f1f440000")
+# The kernel picks its nops by the CPU; the second is 5.10's on AMD (K8_NOP5_ATOMIC, asm/nops.h).
+FTRACE_NOPS: Final = (bytes.fromhex("0f1f440000"), bytes.fromhex("6666666690"))
+_NOP_SIZE: Final = 5
 
 
 class FunctionEntry(msgspec.Struct, frozen=True):
@@ -136,9 +138,9 @@ class LinuxGuest:
             symbol = variants[0]
             address = symbols[symbol]
         start = self.kernel.slid(address)
-        code = self.space.read(start, _ENDBR_SIZE + len(FTRACE_NOP))
+        code = self.space.read(start, _ENDBR_SIZE + _NOP_SIZE)
         skip = _ENDBR_SIZE if code.startswith(ENDBR) else 0
-        return FunctionEntry(name, symbol, start, start + skip, code[skip:].startswith(FTRACE_NOP))
+        return FunctionEntry(name, symbol, start, start + skip, code[skip:].startswith(FTRACE_NOPS))
 
     def user_space(self, mm: int) -> AddressSpace:
         """Return the address space of an mm_struct, to read user memory."""
