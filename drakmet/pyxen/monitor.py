@@ -51,7 +51,11 @@ class Monitor:
         port = self._ffi.new("uint32_t *")
         page = libraries().ctrl.xc_monitor_enable(control.handle, domid, port)
         if page == self._ffi.NULL:
-            raise XenCallError("xc_monitor_enable", self._ffi.errno, domain=domid)
+            number = self._ffi.errno
+            if not self.gives_page_back and self._has_ring_page():
+                # libxenctrl gives the guest a page before it asks Xen, and leaves it there when Xen refuses
+                control.depopulate(domid, [self._ring_gfn])
+            raise XenCallError("xc_monitor_enable", number, domain=domid)
         self._page = page
         self.port: int = int(port[0])
         """Xen's end of the event channel, for `Channel`."""
@@ -142,6 +146,6 @@ class Monitor:
                 # The page is the guest's until it is unmapped. Views of it may still be about, so that its address
                 # stays readable: as a page of zeros.
                 _memory.blank(int(self._ffi.cast("uintptr_t", page)), PAGE_SIZE, writable=True)
-                if self.gives_page_back:
+                if self.gives_page_back and not self._has_ring_page():
                     with contextlib.suppress(XenCallError):  # at its limit; the next monitor has Xen give it one
                         self._control.populate(self.domid, [self._ring_gfn])

@@ -11,6 +11,7 @@ from drakmet.pyxen.altp2m import HOST_VIEW, Altp2m
 from drakmet.pyxen.control import HVM_PARAM_MONITOR_RING_PFN
 from drakmet.pyxen.evtchn import Channel
 from drakmet.pyxen.failures import XenCallError
+from drakmet.pyxen.foreign import ForeignMemory
 from drakmet.pyxen.monitor import Monitor
 from drakmet.pyxen.recovery import Journal
 from drakmet.pyxen.ring import RingError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _QUIET_SECONDS = 0.002
 _TRIES = 50
+_LOOK_BACK = 256
 
 
 class ExtraFrames:
@@ -51,8 +53,7 @@ class ExtraFrames:
         info = self._control.domain(self.domid)
         if self._limit is None:
             self._limit = self._journal.max_memkb = info.max_memkb
-        ring = self._control.hvm_param(self.domid, HVM_PARAM_MONITOR_RING_PFN)  # in use, if not in the guest's map
-        first = max(self._control.max_gpfn(self.domid), ring) + 1
+        first = self._first_free(count)
         gfns = list(range(first, first + count))
         self._journal.gfns = self.gfns + gfns
         self._journal.save()
@@ -62,6 +63,19 @@ class ExtraFrames:
         self.gfns += gfns  # before they are there: a part of them may be, if it fails
         self._control.populate(self.domid, gfns)
         return gfns
+
+    def _first_free(self, count: int) -> int:
+        """Return the first frame number past all that are in use.
+
+        Xen's highest one never goes down: the frames of the session before this, which are free again, are among the
+        last below it.
+        """
+        ring = self._control.hvm_param(self.domid, HVM_PARAM_MONITOR_RING_PFN)  # in use, if not in the guest's map
+        last = max(self._control.max_gpfn(self.domid), ring)
+        looked_at = range(max(last - count - _LOOK_BACK, 0) + 1, last + 1)
+        with ForeignMemory() as foreign, foreign.map(self.domid, looked_at) as frames:
+            used = [gfn for index, gfn in enumerate(looked_at) if index not in frames.errors or gfn == ring]
+        return used[-1] + 1 if used else last + 1
 
     def close(self) -> None:
         """Take the frames back and set the memory limit as it was; a second call does nothing."""

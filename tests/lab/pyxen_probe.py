@@ -154,7 +154,7 @@ def main(guest: str) -> None:
     """Do all of it."""
     with Control() as control, ForeignMemory() as foreign, Xenstore() as store:
         domid = store.find(guest)
-        before = control.domain(domid)
+        before, highest = control.domain(domid), control.max_gpfn(domid)
         tell("host", version=control.version(), events=control.event_version(), vcpus=before.vcpus)
         with GuestMemory(foreign, domid, control.max_gpfn(domid) + 1, missing=missing) as memory:
             found = kernel.find(memory, cache=ProfileCache())
@@ -185,6 +185,7 @@ def main(guest: str) -> None:
                 Session(control, domid).close()
             except XenCallError as error:
                 tell("second", errno=error.errno, text=str(error), owner=owner(control, domid) == os.getpid())
+        tell("pages", pages=control.domain(domid).tot_pages - before.tot_pages, last=control.max_gpfn(domid) - highest)
         running = cpu_seconds(control, domid, 2)
         killed(domid, foreign, address, gpa)
         stuck = [control.vcpu_info(domid, vcpu).cpu_time for vcpu in range(before.vcpus)]

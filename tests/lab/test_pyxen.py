@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from drakmet.lab.client import Upload
-from drakmet.lab.hosts import Choice, Host, up
-from drakmet.lab.places import find_places
-from drakmet.lab.progress import Progress
+
+if TYPE_CHECKING:
+    from drakmet.lab.hosts import Host
 
 pytestmark = pytest.mark.lab
 PROBE = Path(__file__).with_name("pyxen_probe.py")
@@ -21,17 +21,11 @@ SILENCE = 900
 
 
 @pytest.fixture(scope="module")
-def host() -> Host:
-    """The host that lab tests share; a running one is taken as it is, and left running."""
-    return up(find_places(), "tests", Choice(), Progress(quiet=True))
-
-
-@pytest.fixture(scope="module")
-def told(host: Host) -> list[dict[str, Any]]:
+def told(lab_host: Host) -> list[dict[str, Any]]:
     """What the probe tells, part by part."""
     remote = "/tmp/pyxen_probe.py"  # noqa: S108 - in dom0 of a machine that is this test's own
-    host.agent.push([Upload(remote, PROBE.read_bytes())])
-    done = host.agent.run(["python3", remote, host.guest_names()[0]], check=True, timeout=SILENCE)
+    lab_host.agent.push([Upload(remote, PROBE.read_bytes())])
+    done = lab_host.agent.run(["python3", remote, lab_host.guest_names()[0]], check=True, timeout=SILENCE)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -72,6 +66,9 @@ def test_a_second_monitor_is_refused_with_what_to_do(told: list[dict[str, Any]])
     assert second["errno"] == 16
     assert "Another monitor" in second["text"]
     assert second["owner"] is True
+    pages = part(told, "pages")
+    assert pages["pages"] == 0
+    assert pages["last"] <= 1  # every session takes the same frame numbers
 
 
 def test_a_guest_whose_monitor_was_killed_is_given_back_to_itself(told: list[dict[str, Any]]) -> None:

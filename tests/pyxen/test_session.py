@@ -49,6 +49,7 @@ class Xen:
         self.frames = set(range(RING_GFN + 1))
         self.limit = LIMIT
         self.memory = 1 << 20
+        self.highest = 0
         self.enabled = self.altp2m = False
         self.views: set[int] = set()
         self.view = 0
@@ -107,6 +108,7 @@ class Xen:
 
     def _xc_monitor_enable(self, _: Any, domid: int, port: Any) -> Any:
         if self.enabled:
+            self.frames.add(RING_GFN)  # as libxenctrl does, before it asks
             self.refuse(errno.EBUSY)
             return self.ffi.NULL
         self.enabled = True
@@ -172,7 +174,8 @@ class Xen:
         return 0
 
     def _xc_domain_maximum_gpfn(self, _: Any, domid: int, found: Any) -> int:
-        found[0] = max(self.frames)
+        self.highest = max(self.frames | {self.highest})
+        found[0] = self.highest
         return 0
 
     def _xc_domain_setmaxmem(self, _: Any, domid: int, kib: int) -> int:
@@ -189,8 +192,8 @@ class Xen:
         return 0
 
     def _xc_domain_decrease_reservation_exact(self, _: Any, domid: int, count: int, order: int, gfns: Any) -> int:
-        assert not self.views, "Xen would reset the views under the guest"
         wanted = {int(gfns[index]) for index in range(count)}
+        assert not self.views or max(wanted) <= RING_GFN, "Xen would reset the views under the guest"
         if wanted <= self.frames:
             self.frames -= wanted
             return 0
@@ -295,6 +298,25 @@ def test_an_attach_that_fails_half_way_is_undone(xen: Xen, call: str) -> None:
     with Control() as handle, pytest.raises(XenCallError, match=call):
         Session(handle, DOMAIN)
     untouched(xen)
+
+
+def test_a_second_monitor_is_refused_and_leaves_nothing(xen: Xen) -> None:
+    with Control() as handle:
+        with Session(handle, DOMAIN):
+            with pytest.raises(XenCallError, match="EBUSY"):
+                Session(handle, DOMAIN)
+            assert RING_GFN not in xen.frames
+        untouched(xen)
+
+
+def test_every_session_takes_the_same_frames(xen: Xen) -> None:
+    taken = []
+    with Control() as handle:
+        for _ in range(3):
+            with Session(handle, DOMAIN) as session:
+                taken.append([*session.frames.add(40), *session.frames.add(70)])
+    assert taken[0] == taken[1] == taken[2]
+    assert taken[0] == list(range(RING_GFN + 1, RING_GFN + 111))
 
 
 def test_closing_a_control_unpauses_what_it_paused(xen: Xen) -> None:
