@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -81,10 +81,12 @@ def sockaddr(raw: bytes, *, length_known: bool = True) -> SocketAddress:
     if len(raw) < _MINIMUM.get(family, 2):
         raise Unreadable(f"a socket address of family {family} in {len(raw)} bytes")
     if family == AF_INET:
-        return SocketAddress("inet", str(ipaddress.IPv4Address(raw[4:8])), int.from_bytes(raw[2:4], "big"))
+        return SocketAddress("inet", socket.inet_ntop(socket.AF_INET, raw[4:8]), int.from_bytes(raw[2:4], "big"))
     if family == AF_INET6:
         scope = int.from_bytes(raw[24:28], "little")
-        return SocketAddress("inet6", str(ipaddress.IPv6Address(raw[8:24])), int.from_bytes(raw[2:4], "big"), scope)
+        return SocketAddress(
+            "inet6", socket.inet_ntop(socket.AF_INET6, raw[8:24]), int.from_bytes(raw[2:4], "big"), scope
+        )
     if family == AF_UNIX:
         return SocketAddress("unix", _unix(raw[2 : 2 + _SUN_PATH], length_known=length_known))
     if family == AF_NETLINK:
@@ -154,14 +156,14 @@ class Sockets:
         local = remote = None
         far = int.from_bytes(remote_port.to_bytes(2, "little"), "big")
         if family == AF_INET:
-            near_ip, far_ip = ipaddress.IPv4Address(_swap(local4)), ipaddress.IPv4Address(_swap(remote4))
-            local = SocketAddress("inet", str(near_ip), port)
-            remote = SocketAddress("inet", str(far_ip), far) if far or remote4 else None
+            near_ip, far_ip = (socket.inet_ntop(socket.AF_INET, one.to_bytes(4, "little")) for one in (local4, remote4))
+            local = SocketAddress("inet", near_ip, port)
+            remote = SocketAddress("inet", far_ip, far) if far or remote4 else None
         elif family == AF_INET6 and self._v6:
             near6 = self._space.read(address + self._v6[0], 16)
             far6 = self._space.read(address + self._v6[1], 16)
-            local = SocketAddress("inet6", str(ipaddress.IPv6Address(near6)), port)
-            remote = SocketAddress("inet6", str(ipaddress.IPv6Address(far6)), far) if far or any(far6) else None
+            local = SocketAddress("inet6", socket.inet_ntop(socket.AF_INET6, near6), port)
+            remote = SocketAddress("inet6", socket.inet_ntop(socket.AF_INET6, far6), far) if far or any(far6) else None
         elif family == AF_UNIX and self._unix:
             local, remote = self._unix_ends(address)
         # Without IP, a protocol's number means something else.
@@ -182,7 +184,3 @@ class Sockets:
             return SocketAddress("unix")
         length = self._space.read_uint(address + self._unix_length, 4)
         return sockaddr(self._space.read(address + self._unix_name, min(length, 2 + _SUN_PATH)))
-
-
-def _swap(value: int) -> int:
-    return int.from_bytes(value.to_bytes(4, "little"), "big")

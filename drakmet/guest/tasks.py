@@ -28,7 +28,10 @@ MAX_TASKS: Final = 1 << 22  # PID_MAX_LIMIT
 _MAX_LEVELS: Final = 32  # MAX_PID_NS_LEVEL
 _MAX_CGROUP_DEPTH: Final = 256
 _MAX_NAME: Final = 255
-_CONTAINER: Final = re.compile(r"(?:^|[/:-])([0-9a-f]{64})(?:\.scope)?(?=/|$)")
+# docker-ID.scope, libpod-ID.scope, cri-containerd-ID.scope, plain IDs; LXC's and systemd's machines have names.
+_CONTAINER: Final = re.compile(
+    r"(?:^|[/:-])([0-9a-f]{64})(?:\.scope)?(?=/|$)|/(?:lxc\.payload\.|lxc/)([^/]+)|/machine-([^/]+)\.scope(?=/|$)"
+)
 _KERNEL_HALF: Final = 1 << 63
 _TRY_AGAIN: Final = 32
 
@@ -63,6 +66,12 @@ class Process(msgspec.Struct, frozen=True):
     cgroup: str | None = None
     container: str | None = None
     missing: dict[str, str] = {}
+
+
+def container_of(cgroup: str | None) -> str | None:
+    """Return the id (or name) of the container whose processes live in this cgroup, None if it is none."""
+    found = _CONTAINER.search(cgroup) if cgroup else None
+    return found[found.lastindex or 0] if found else None
 
 
 class _Guard(Generic[T]):
@@ -153,7 +162,6 @@ class Tasks:
                 spaces = before.mnt_ns, before.net_ns
         numbers, spaces = numbers or (None, None), spaces or (None, None)
         cgroup = guard("cgroup", lambda: self.cgroup(cgroups))
-        container = _CONTAINER.search(cgroup) if cgroup else None
         return Process(
             task=task,
             pid=pid,
@@ -174,7 +182,7 @@ class Tasks:
             mnt_ns=spaces[0],
             net_ns=spaces[1],
             cgroup=cgroup,
-            container=container[1] if container else None,
+            container=container_of(cgroup),
             missing=guard.missing,
         )
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -253,5 +252,7 @@ class Types(ABC):
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """Return ``did you mean ...?`` over ``names``, or None if nothing is near."""
+    import difflib  # only when something is wrong: it is slow to load
+
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.7)
     return f"did you mean {' or '.join(close)}?" if close else None
