@@ -129,6 +129,8 @@ def on_listen(hit: Hit) -> NetListen:
 def on_datagram(hit: Hit) -> list[EventRecord]:
     """A datagram over IPv4."""
     to = _destination(hit)
+    if to is None and hit.named == 0 and hit.sock:
+        return []  # neither says where to: the kernel refuses it (EDESTADDRREQ)
     end = _End(hit, to, only_ip=True)
     records: list[EventRecord] = [hit.make(NetDatagram, end.lost, **end.columns, size=hit.size)]
     if to is not None and to.port == _DNS:

@@ -111,6 +111,10 @@ def test_a_datagram_without_an_address_goes_where_its_socket_is_connected() -> N
     assert (record.address, record.port, record.unreadable) == ("192.0.2.1", 443, None)
 
 
+def test_a_datagram_to_nowhere_is_none() -> None:
+    assert send(named=0, to="lost", sock=UDP) == []
+
+
 def test_an_address_that_is_there_but_cannot_be_read_is_not_the_socket_s() -> None:
     (record,) = send(to="lost", sock=Socket("inet", "dgram", "udp", 1, remote=WEB))
     assert (record.address, record.port) == (None, None)
