@@ -66,9 +66,17 @@ def lab() -> None:
 @click.option("--refresh", is_flag=True, help="ask the archive for newer packages (else once a week)")
 @click.option("--quiet", is_flag=True, help="no progress on standard error")
 def up(
-    name: str, kind: str, xen: str, guest_kernel: str, guests: int, guest_memory: int, vcpus: int, dom0_memory: int,
-    refresh: bool, quiet: bool,
-) -> None:  # fmt: skip
+    name: str,
+    kind: str,
+    xen: str,
+    guest_kernel: str,
+    guests: int,
+    guest_memory: int,
+    vcpus: int,
+    dom0_memory: int,
+    refresh: bool,
+    quiet: bool,
+) -> None:
     """Build what is missing, start a host, and return when its guests run.
 
     The emulator stays in the background. A host of that name that is up is left as it is, and drakmet in it is brought
@@ -139,11 +147,13 @@ def status(as_json: bool) -> None:
     for host in found:
         state = f"pid {host['pid']}, up in {host['up_seconds']} s" if host["running"] else "ENDED"
         click.echo(
-            f"{host['name']}: {host['kind']}, Xen {host['xen']}, guests' Linux {host['guest_kernel']}; {state}; {host['folder']}"
+            f"{host['name']}: {host['kind']}, Xen {host['xen']}, guests' Linux {host['guest_kernel']}; {state}; "
+            f"{host['folder']}" + (f"; {host['trouble']}" if "trouble" in host else "")
         )
         for guest in host["guests"]:
             click.echo(
-                f"  {guest['name']}: domain {guest['domid']}, {guest['memory']} MiB, {guest['vcpus']} vCPUs, {guest['cpu_seconds']} s of CPU"
+                f"  {guest['name']}: domain {guest['domid']}, {guest['memory']} MiB, {guest['vcpus']} vCPUs, "
+                f"{guest['cpu_seconds']} s of CPU"
             )
 
 
@@ -280,15 +290,19 @@ def build(xen: str, guest_kernel: str, refresh: bool) -> None:
 
 
 @lab.command()
-def doctor() -> None:
+@click.option("--packages", is_flag=True, help="only print the Debian packages that the lab needs installed")
+def doctor(packages: bool) -> None:
     """Say what this machine lacks for the lab, and the command that installs it.
 
     \b
     Example:
       drakmet lab doctor
     """
-    from drakmet.lab.doctor import check_machine, install_command
+    from drakmet.lab.doctor import check_machine, install_command, needed_packages
 
+    if packages:
+        click.echo(" ".join(needed_packages()))
+        return
     checks = check_machine()
     for check in checks:
         click.echo(f"{'ok  ' if check.good else 'MISS'}  {check.what}: {check.said}")
@@ -313,7 +327,9 @@ def _host(name: str) -> Host:
 
 def _stream(agent: Agent, command: tuple[str, ...], *, with_input: bool) -> None:
     try:
-        code = agent.stream(command[1:] if command[0] == "--" else command, stdin=sys.stdin.buffer if with_input else None)
+        code = agent.stream(
+            command[1:] if command[0] == "--" else command, stdin=sys.stdin.buffer if with_input else None
+        )
     except LabError as error:
         raise LabError(error.what, where=shlex.join(command)[:200], hint=error.hint) from error
     sys.exit(code)

@@ -60,7 +60,9 @@ def machine_release(os_release: Path = Path("/etc/os-release")) -> str:
     )
     if fields.get("ID", "").strip('"') != "debian" or not fields.get("VERSION_CODENAME"):
         raise LabError(
-            "the lab builds on Debian only", where=str(os_release), hint="Use a machine or container with Debian 12 or 13."
+            "the lab builds on Debian only",
+            where=str(os_release),
+            hint="Use a machine or container with Debian 12 or 13.",
         )
     return fields["VERSION_CODENAME"].strip('"')
 
@@ -94,7 +96,13 @@ def _read_deb822(text: str) -> list[Source]:
         if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() == "no":
             continue
         found += [
-            Source(fields.get("uris", ""), suite, fields.get("components", ""), fields.get("signed-by"), fields.get("trusted"))
+            Source(
+                fields.get("uris", ""),
+                suite,
+                fields.get("components", ""),
+                fields.get("signed-by"),
+                fields.get("trusted"),
+            )
             for suite in fields.get("suites", "").split()
         ]
     return found
@@ -103,11 +111,19 @@ def _read_deb822(text: str) -> list[Source]:
 def _read_one_line(text: str) -> list[Source]:
     found = []
     for line in text.splitlines():
-        match = re.match(r"^\s*deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>[^#]*)", line)
+        match = re.match(
+            r"^\s*deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>[^#]*)", line
+        )
         if match:
             options = dict(part.split("=", 1) for part in (match["options"] or "").split() if "=" in part)
             found.append(
-                Source(match["uri"], match["suite"], match["components"].strip(), options.get("signed-by"), options.get("trusted"))
+                Source(
+                    match["uri"],
+                    match["suite"],
+                    match["components"].strip(),
+                    options.get("signed-by"),
+                    options.get("trusted"),
+                )
             )
     return found
 
@@ -143,7 +159,7 @@ class Archive:
     def resolve(
         self, packages: Sequence[str], *, closure: bool = True, skip: Sequence[str] = (), refresh: bool = False
     ) -> list[Package]:
-        """Return the versions to use of packages (with what they depend on, if ``closure``), less those that match ``skip``.
+        """Return the versions to use of packages, with what they depend on if ``closure``, less what matches ``skip``.
 
         The answer is kept for a week, so that a warm cache works without the network.
         """
@@ -195,7 +211,10 @@ class Archive:
         for package in missing:
             got = partial / package.file
             if not got.exists():
-                raise LabError(f"apt did not bring {package.file}", hint="Run the command with --refresh: the archive has moved on.")
+                raise LabError(
+                    f"apt did not bring {package.file}",
+                    hint="Run the command with --refresh: the archive has moved on.",
+                )
             got.rename(folder / package.file)
 
     def _update(self, *, refresh: bool) -> None:
@@ -235,7 +254,8 @@ class Archive:
             'Dir::Etc::preferences "/dev/null";\nDir::Etc::preferencesparts "/dev/null";\n'
             'APT::Install-Recommends "false";\nAPT::Sandbox::User "";\nAcquire::Languages "none";\n'
             # The machine's own hooks speak to its own services; this state is none of theirs.
-            "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Pre-Install-Pkgs;\n"
+            "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
+            "#clear DPkg::Pre-Install-Pkgs;\n"
         )
         return config
 

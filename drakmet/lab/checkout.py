@@ -69,10 +69,25 @@ def dependencies(target: Path, wanted: list[str], python: str, progress: Progres
         platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
         with progress.stage(f"fetch drakmet's dependencies for Python {python}"), built_folder(target) as work:
             run(
-                [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--python-version", python,
-                 "--implementation", "cp", *platforms, "--target", work, *wanted],
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--no-compile",
+                    "--only-binary=:all:",
+                    "--python-version",
+                    python,
+                    "--implementation",
+                    "cp",
+                    *platforms,
+                    "--target",
+                    work,
+                    *wanted,
+                ],
                 hint="The lab needs pip and the package index to put drakmet's dependencies into dom0.",
-            )  # fmt: skip
+            )
     return target
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Speak to the agents in dom0 and in its guests (see inside/agent.py for the protocol)."""
+"""Speak to the agents in dom0 and in its guests (see inside/agent for the protocol)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ class Connection:
             except OSError as error:
                 raise LabError(f"the connection to the lab's agent broke: {error.strerror or error}") from error
             if not data:
-                raise LabError("the lab's agent closed the connection", hint="Did the host end? See `drakmet lab status`.")
+                raise LabError(
+                    "the lab's agent closed the connection", hint="Did the host end? See `drakmet lab status`."
+                )
             parts.append(data)
             size -= len(data)
         return b"".join(parts)
@@ -150,7 +152,9 @@ class Agent:
         """
         output, diagnostics = bytearray(), bytearray()
         with self.connect() as connection:
-            connection.request(self._token, op="exec", argv=list(argv), env=dict(env or {}), cwd=cwd, stdin=stdin is not None)
+            connection.request(
+                self._token, op="exec", argv=list(argv), env=dict(env or {}), cwd=cwd, stdin=stdin is not None
+            )
             if stdin is not None:
                 for start in range(0, len(stdin), _CHUNK):
                     connection.send(b"I", stdin[start : start + _CHUNK])
@@ -162,8 +166,10 @@ class Agent:
             raise LabError(f"{argv[0]} ended with {code} in the lab: {said}", where=" ".join(argv)[:200])
         return subprocess.CompletedProcess(list(argv), code, bytes(output), bytes(diagnostics))
 
-    def stream(self, argv: Sequence[str], *, stdin: IO[bytes] | None = None, env: Mapping[str, str] | None = None) -> int:
-        """Run a command with this process's output, and with its input if given; signals go to the command. Return its exit code."""
+    def stream(
+        self, argv: Sequence[str], *, stdin: IO[bytes] | None = None, env: Mapping[str, str] | None = None
+    ) -> int:
+        """Run a command with this process's output (and input, if given) and signals; return its exit code."""
         out, err = sys.stdout.buffer, sys.stderr.buffer
 
         def show(stream: IO[bytes], data: bytes) -> None:
@@ -189,7 +195,8 @@ class Agent:
                 op="push",
                 remove=list(remove),
                 files=[
-                    {"path": f.path, "name": f.name, "size": len(f.data), "mode": f.mode, "mtime": f.mtime} for f in files
+                    {"path": f.path, "name": f.name, "size": len(f.data), "mode": f.mode, "mtime": f.mtime}
+                    for f in files
                 ],
             )
             for file in files:
@@ -219,7 +226,7 @@ def _feed(connection: Connection, source: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def _signals_to(connection: Connection) -> Iterator[None]:
-    """Send on the signals that are meant for the command, and wait (not for long, if no answer comes) for how it ends."""
+    """Send on the signals that are meant for the command, and wait, but not for ever, for how it ends."""
     insist: threading.Timer | None = None
 
     def pass_on(number: int, _: object) -> None:
@@ -245,4 +252,3 @@ def _signals_to(connection: Connection) -> Iterator[None]:
             signal.signal(number, handler)
         if insist is not None:
             insist.cancel()
-

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Write an initramfs: the newc form of cpio (Documentation/driver-api/early-userspace/buffer-format.rst), owned by root."""
+"""Write an initramfs: cpio's newc form (Documentation/driver-api/early-userspace/buffer-format.rst), owned by root."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 
 
 class Cpio:
-    """An archive in memory; add what it holds, then take ``bytes()``."""
+    """An archive in memory; add what it holds, then take ``packed()``."""
 
     def __init__(self) -> None:
         self._out = io.BytesIO()
@@ -43,7 +43,7 @@ class Cpio:
         self.folder(path.strip("/").rsplit("/", 1)[0])
         self._entry(path.strip("/"), stat.S_IFCHR | 0o600, b"", major, minor)
 
-    def bytes(self) -> bytes:
+    def packed(self) -> bytes:
         """Return the archive, closed by its trailer."""
         end = _header("TRAILER!!!", 0, 0, 0, 0, 0)
         return self._out.getvalue() + end

@@ -33,12 +33,23 @@ def pad(path: Path) -> None:
 
 
 def squashfs(tools: Root, source: Path, target: Path) -> None:
-    """Pack a folder uncompressed: the emulated machine reads more easily than it unpacks. All files belong to root."""
+    """Pack a folder, uncompressed: the emulated machine reads more easily than it unpacks. Root owns all files."""
     with built_file(target) as work:
         tools.run(
-            "usr/bin/mksquashfs", source, work, "-all-root", "-noI", "-noD", "-noF", "-noX", "-noappend", "-no-progress",
-            "-quiet", "-no-xattrs", "-no-exports",
-        )  # fmt: skip
+            "usr/bin/mksquashfs",
+            source,
+            work,
+            "-all-root",
+            "-noI",
+            "-noD",
+            "-noF",
+            "-noX",
+            "-noappend",
+            "-no-progress",
+            "-quiet",
+            "-no-xattrs",
+            "-no-exports",
+        )
         pad(work)
 
 
@@ -52,9 +63,19 @@ def boot_disk(tools: Root, target: Path, files: Mapping[str, bytes], commands: S
         try:
             script.write_text("\n".join(commands) + "\n")
             tools.run(
-                "usr/bin/grub-mkimage", "-O", "i386-pc", "-d", tools.path / "usr/lib/grub/i386-pc", "-p", "(hd0,msdos1)/",
-                "-c", script, "-o", core, *_GRUB_MODULES,
-            )  # fmt: skip
+                "usr/bin/grub-mkimage",
+                "-O",
+                "i386-pc",
+                "-d",
+                tools.path / "usr/lib/grub/i386-pc",
+                "-p",
+                "(hd0,msdos1)/",
+                "-c",
+                script,
+                "-o",
+                core,
+                *_GRUB_MODULES,
+            )
             boot = bytearray((tools.path / "usr/lib/grub/i386-pc/boot.img").read_bytes())
             image = core.read_bytes()
         finally:
@@ -66,7 +87,9 @@ def boot_disk(tools: Root, target: Path, files: Mapping[str, bytes], commands: S
         data = _tar(files)
         # GRUB's code for floppies lies where the partition table goes.
         boot[446:510] = bytes(64)
-        struct.pack_into("<B3sB3sII", boot, 446, 0x80, b"\0\2\0", 0x83, b"\xfe\xff\xff", _PARTITION_START, len(data) // SECTOR + 1)
+        struct.pack_into(
+            "<B3sB3sII", boot, 446, 0x80, b"\0\2\0", 0x83, b"\xfe\xff\xff", _PARTITION_START, len(data) // SECTOR + 1
+        )
         with work.open("wb") as out:
             out.write(boot + image)
             out.seek(_PARTITION_START * SECTOR)
@@ -82,9 +105,23 @@ def guest_boot_image(tools: Root, target: Path, kernel: Path, initramfs: bytes, 
             memdisk.write_bytes(_tar({"kernel": kernel.read_bytes(), "initramfs": initramfs}))
             script.write_text(f"linux (memdisk)/kernel {command_line}\ninitrd (memdisk)/initramfs\nboot\n")
             tools.run(
-                "usr/bin/grub-mkimage", "-O", "i386-xen_pvh", "-d", tools.path / "usr/lib/grub/i386-xen_pvh", "-p", "(memdisk)/",
-                "-m", memdisk, "-c", script, "-o", work, "memdisk", "tar", "linux",
-            )  # fmt: skip
+                "usr/bin/grub-mkimage",
+                "-O",
+                "i386-xen_pvh",
+                "-d",
+                tools.path / "usr/lib/grub/i386-xen_pvh",
+                "-p",
+                "(memdisk)/",
+                "-m",
+                memdisk,
+                "-c",
+                script,
+                "-o",
+                work,
+                "memdisk",
+                "tar",
+                "linux",
+            )
         finally:
             memdisk.unlink(missing_ok=True)
             script.unlink(missing_ok=True)

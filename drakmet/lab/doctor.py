@@ -49,6 +49,11 @@ def check_machine() -> list[Check]:
     return checks
 
 
+def needed_packages() -> list[str]:
+    """Return the packages that must be installed; everything else is unpacked from the archive."""
+    return sorted({*_PROGRAMS.values(), "debian-archive-keyring"})
+
+
 def install_command(checks: list[Check]) -> str | None:
     """Return the command that installs what is missing, or None if nothing that can be installed is."""
     missing = sorted({check.package for check in checks if not check.good and check.package})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from drakmet.lab.images import Images
     from drakmet.lab.roots import Root
 
-# What dom0's agent listens on (see inside/agent.py).
+# What dom0's agent listens on (see inside/agent).
 AGENT_PORT = 7001
 _AGENT_ADDRESS = "10.0.2.15"
 _COMMON = "bootscrub=0 spec-ctrl=no noreboot console=com1 com1=115200,8n1 hap=1 loglvl=info guest_loglvl=info"
@@ -84,8 +84,8 @@ def bochs(folder: Path, images: Images, machine: Machine) -> tuple[list[str], di
 def drain_screen(log: Path, seconds: float = 30.0) -> None:
     """Have Bochs' text screen read by someone, for as long as Bochs lives.
 
-    It draws on a pseudo-terminal of its own and stops, whole, when nobody reads that. (Its other screens are a VNC server
-    for the whole network, and windows.)
+    It draws on a pseudo-terminal of its own and stops, whole, when nobody reads that. (Its other screens are windows,
+    and a VNC server for the whole network.)
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -120,7 +120,12 @@ def qemu(folder: Path, images: Images, machine: Machine, root: Root) -> tuple[li
 def _links(folder: Path, images: Images) -> list[Path]:
     """Give the host names of its own for the shared images: Bochs locks a disk by a file beside its name."""
     links = []
-    for name, target in (("boot", images.boot), ("dom0", images.dom0), ("drakmet", images.drakmet), ("guest", images.guest)):
+    for name, target in (
+        ("boot", images.boot),
+        ("dom0", images.dom0),
+        ("drakmet", images.drakmet),
+        ("guest", images.guest),
+    ):
         link = folder / f"{name}.img"
         link.unlink(missing_ok=True)
         link.with_name(f"{link.name}.lock").unlink(missing_ok=True)

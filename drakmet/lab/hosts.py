@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hosts: an emulator in the background, what is known of it in a file, and the agent inside that does what it is asked."""
+"""Hosts: an emulator in the background, what is known of it in a file, and the agent inside that does as told."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Choice:
         """Raise UsageError if no host can be like this."""
         if self.kind not in emulators.XEN_OPTIONS:
             raise UsageError(f"{self.kind} is not a kind of host", hint=f"Kinds: {', '.join(emulators.XEN_OPTIONS)}.")
-        if not 0 <= self.guests <= 8 or not 1 <= self.guest_vcpus <= 8:  # noqa: PLR2004 - what one emulated CPU can bear
+        if not 0 <= self.guests <= 8 or not 1 <= self.guest_vcpus <= 8:
             raise UsageError("a host has 0 to 8 guests with 1 to 8 vCPUs each")
 
     @property
@@ -125,13 +125,17 @@ def find_host(places: Places, name: str | None = None) -> Host:
     host = hosts[0]
     if not host.running:
         raise LabError(
-            f"host {host.name}'s emulator has ended", where=str(host.folder), hint=f"{host.log_end()}\n  Start it again: `drakmet lab up`."
+            f"host {host.name}'s emulator has ended",
+            where=str(host.folder),
+            hint=f"{host.log_end()}\n  Start it again: `drakmet lab up`.",
         )
     return host
 
 
-def up(places: Places, name: str, choice: Choice, progress: Progress, *, refresh: bool = False, seconds: float = 600) -> Host:
-    """Start a host and its guests and return when they answer; a host of that name that runs already is returned as it is."""
+def up(
+    places: Places, name: str, choice: Choice, progress: Progress, *, refresh: bool = False, seconds: float = 600
+) -> Host:
+    """Start a host and its guests and return when they answer; one of that name that is up is returned as it is."""
     choice.check()
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a host", hint="Small letters, digits and dashes, a letter first.")
@@ -141,7 +145,8 @@ def up(places: Places, name: str, choice: Choice, progress: Progress, *, refresh
             host = find_host(places, name)
             if host.choice != choice:
                 raise UsageError(
-                    f"host {name} is up with other settings", hint=f"Take it down first (`drakmet lab down {name}`), or name another."
+                    f"host {name} is up with other settings",
+                    hint=f"Take it down first (`drakmet lab down {name}`), or name another.",
                 )
             progress.note(f"host {name} is up already")
             return host
@@ -205,10 +210,22 @@ def status(host: Host) -> dict[str, Any]:
         "guests": [],
     }
     if host.running:
-        listed = host.agent.run(["xl", "list"], timeout=60)
+        try:
+            listed = host.agent.run(["xl", "list"], timeout=20)
+        except LabError as error:
+            # One host that hangs must not hide the others.
+            found["trouble"] = error.what
+            return found
         rows = [line.split() for line in listed.stdout.decode(errors="replace").splitlines()[1:]]
         found["guests"] = [
-            {"name": row[0], "domid": int(row[1]), "memory": int(row[2]), "vcpus": int(row[3]), "state": row[4], "cpu_seconds": float(row[5])}
+            {
+                "name": row[0],
+                "domid": int(row[1]),
+                "memory": int(row[2]),
+                "vcpus": int(row[3]),
+                "state": row[4],
+                "cpu_seconds": float(row[5]),
+            }
             for row in rows
             if len(row) == 6 and row[1] != "0"  # noqa: PLR2004 - the columns of xl list
         ]
@@ -228,7 +245,13 @@ def _start(places: Places, folder: Path, name: str, choice: Choice, progress: Pr
     with (folder / "emulator.log").open("wb") as log:
         try:
             process = subprocess.Popen(
-                command, cwd=folder, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=folder,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         except OSError as error:
             raise LabError(f"cannot start the emulator: {error.strerror}", where=command[0]) from error
@@ -316,7 +339,7 @@ def finished(host: Host, seconds: float) -> Host:
 
 
 def _start_time(pid: int) -> int:
-    """Return when a process started (clock ticks since boot), or 0 if there is none; see proc(5), /proc/pid/stat field 22."""
+    """Return when a process started (clock ticks since boot; proc(5), field 22 of stat), or 0 if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):

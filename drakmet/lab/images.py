@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The images a host is started from, each named by a key of all that went into it and built only when that has changed."""
+"""The images a host is started from: each is named by all that went into it, and built only when that has changed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from drakmet.lab.archive import Archive
 from drakmet.lab.cpio import Cpio
 from drakmet.lab.disks import boot_disk, clone_tree, guest_boot_image, squashfs
 from drakmet.lab.kernels import kernel_of, lighten, module_files
-from drakmet.lab.places import built_file, locked, write_private
+from drakmet.lab.places import locked, write_private
 from drakmet.lab.roots import Root, build_root, compile_python, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from drakmet.lab.progress import Progress
 
 # Raised when code here changes what comes out of the same inputs.
 _FORM = 1
-_PASSWD = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+_USERS = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
 
 
@@ -49,7 +49,9 @@ class Images:
 class Builder:
     """Builds images for one choice of Xen and guest kernel."""
 
-    def __init__(self, cache: Path, progress: Progress, *, xen: str = "4.17", guest_kernel: str = "6.1", refresh: bool = False) -> None:
+    def __init__(
+        self, cache: Path, progress: Progress, *, xen: str = "4.17", guest_kernel: str = "6.1", refresh: bool = False
+    ) -> None:
         self._cache = cache
         self._images = cache / "images"
         self._progress = progress
@@ -85,7 +87,9 @@ class Builder:
 
     def _root(self, name: str, release: str, packages: Sequence[str], *, alone: Sequence[str] = ()) -> Root:
         archive = self._archive(release)
-        return build_root(f"{name}-{release}", archive, packages, self._cache, self._progress, alone=alone, refresh=self._refresh)
+        return build_root(
+            f"{name}-{release}", archive, packages, self._cache, self._progress, alone=alone, refresh=self._refresh
+        )
 
     def _kernel_root(self, release: str, flavour: str) -> Root:
         meta = f"linux-image-{flavour}"
@@ -96,7 +100,7 @@ class Builder:
         xen = self._xen
         root, _ = self.interpreter()
         kernel_root = self._kernel_root(xen.release, "amd64")
-        inside = {name: _inside(name) for name in ("agent.py", "dom0-init.sh", "environment.sh", "vif.sh", "block.sh")}
+        inside = {name: _inside(name) for name in ("agent", "dom0-init.sh", "environment.sh", "vif.sh", "block.sh")}
         key = key_of("dom0", _FORM, root.key, kernel_root.key, inside, recipes.DOM0_MODULES)
         target = self._images / f"dom0-{xen.xen}-{key}.img"
         if not target.exists():
@@ -106,7 +110,7 @@ class Builder:
                 _common_files(work, "dom0")
                 lab = work / "lab"
                 _write(lab / "init", inside["dom0-init.sh"], 0o755)
-                _write(lab / "agent.py", inside["agent.py"])
+                _write(lab / "agent.py", inside["agent"])
                 _write(lab / "environment", inside["environment.sh"].replace("@XEN@", xen.xen))
                 _write(lab / "vif", inside["vif.sh"], 0o755)
                 _write(lab / "block", inside["block.sh"], 0o755)
@@ -115,12 +119,17 @@ class Builder:
                     (work / folder).mkdir(parents=True, exist_ok=True)
                 _write(work / "etc/xen/xl.conf", 'autoballoon="off"\n')
                 _write(work / "root/.profile", ". /lab/environment\n")
-                _write(work / "usr/local/bin/drakmet", "#!/usr/bin/python3\nfrom drakmet.cli import main\nmain()\n", 0o755)
+                _write(
+                    work / "usr/local/bin/drakmet", "#!/usr/bin/python3\nfrom drakmet.cli import main\nmain()\n", 0o755
+                )
                 _write(work / "usr/lib/python3/dist-packages/drakmet-lab.pth", "/opt/drakmet/src\n/opt/drakmet/site\n")
                 modules = module_files(kernel_of(kernel_root.path), recipes.DOM0_MODULES)
                 for name, data in modules:
                     _write(lab / f"modules/{name}.ko", data)
-                _write(lab / "modules/order", "".join(f"{name}\n" for name, _ in modules if name not in _boot_names(kernel_root)))
+                _write(
+                    lab / "modules/order",
+                    "".join(f"{name}\n" for name, _ in modules if name not in _boot_names(kernel_root)),
+                )
                 squashfs(self.tools, work, target)
         return target, root
 
@@ -132,7 +141,17 @@ class Builder:
         busybox = self.interpreter()[0].path / "usr/bin/busybox"
         linux = "console=hvc0 loglevel=4 acpiphp.disable=1 panic=1 mitigations=off nowatchdog"
         options = f"{xen_options} dom0_mem={dom0_memory}M,max:{dom0_memory}M"
-        key = key_of("boot", _FORM, kernel_root.key, hypervisor.key, init, options, linux, recipes.DOM0_BOOT_MODULES, self.tools.key)
+        key = key_of(
+            "boot",
+            _FORM,
+            kernel_root.key,
+            hypervisor.key,
+            init,
+            options,
+            linux,
+            recipes.DOM0_BOOT_MODULES,
+            self.tools.key,
+        )
         target = self._images / f"boot-{kind}-{xen.xen}-{key}.img"
         token_file = target.with_suffix(".token")
         if not target.exists() or not token_file.exists():
@@ -143,7 +162,11 @@ class Builder:
                 lighten(kernel.image, self.tools, light)
                 initramfs = _initramfs(init, busybox, module_files(kernel, recipes.DOM0_BOOT_MODULES))
                 image = next((hypervisor.path / "boot").glob("xen-*.gz"))
-                files = {"xen": gzip.decompress(image.read_bytes()), "vmlinuz": light.read_bytes(), "initramfs": initramfs}
+                files = {
+                    "xen": gzip.decompress(image.read_bytes()),
+                    "vmlinuz": light.read_bytes(),
+                    "initramfs": initramfs,
+                }
                 commands = [
                     f"multiboot2 (hd0,msdos1)/xen {options}",
                     f"module2 (hd0,msdos1)/vmlinuz {linux} drakmet.token={token}",
@@ -158,7 +181,7 @@ class Builder:
     def _guest(self) -> Path:
         root = self._root("guest", recipes.GUEST_RELEASE, recipes.GUEST)
         kernel_root = self._kernel_root(recipes.GUEST_KERNELS[self._guest_kernel], "cloud-amd64")
-        inside = {name: _inside(name) for name in ("agent.py", "guest-init.sh", "guest-initramfs.sh", "workload.py")}
+        inside = {name: _inside(name) for name in ("agent", "guest-init.sh", "guest-initramfs.sh", "workload")}
         key = key_of("guest", _FORM, root.key, kernel_root.key, inside, recipes.GUEST_MODULES, self.tools.key)
         target = self._images / f"guest-{self._guest_kernel}-{key}.img"
         if not target.exists():
@@ -167,8 +190,8 @@ class Builder:
                 clone_tree(root.path, work)
                 _common_files(work, "guest")
                 _write(work / "lab/init", inside["guest-init.sh"], 0o755)
-                _write(work / "lab/agent.py", inside["agent.py"])
-                _write(work / "usr/local/bin/workload", inside["workload.py"], 0o755)
+                _write(work / "lab/agent.py", inside["agent"])
+                _write(work / "usr/local/bin/workload", inside["workload"], 0o755)
                 kernel = kernel_of(kernel_root.path)
                 modules = module_files(kernel, recipes.GUEST_MODULES)
                 initramfs = _initramfs(inside["guest-initramfs.sh"], root.path / "usr/bin/busybox", modules)
@@ -188,7 +211,9 @@ class Builder:
         key = key_of("drakmet", _FORM, site_key, root.key, checkout.digests(files), checkout.metadata())
         target = self._images / f"drakmet-{self._xen.python}-{key}.img"
         if not target.exists():
-            site = checkout.dependencies(self._cache / f"site-{site_key}", requirements, self._xen.python, self._progress)
+            site = checkout.dependencies(
+                self._cache / f"site-{site_key}", requirements, self._xen.python, self._progress
+            )
             with self._progress.stage("pack drakmet's disk"), _scratch(self._cache) as work:
                 clone_tree(site, work / "site")
                 checkout.write_metadata(work / "site")
@@ -223,17 +248,32 @@ def _initramfs(init: str, busybox: Path, modules: Sequence[tuple[str, bytes]]) -
     for name, data in modules:
         archive.file(f"modules/{name}.ko", data)
     archive.file("modules/order", "".join(f"{name}\n" for name, _ in modules).encode())
-    return archive.bytes()
+    return archive.packed()
 
 
 def _common_files(root: Path, hostname: str) -> None:
-    for folder in ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "var/log", "var/tmp", "home", "opt", "srv", "lab"):
+    for folder in (
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "tmp",
+        "root",
+        "mnt",
+        "etc",
+        "var/log",
+        "var/tmp",
+        "home",
+        "opt",
+        "srv",
+        "lab",
+    ):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, target in (("var/run", "/run"), ("var/lock", "/run/lock")):
         if not (root / name).is_symlink():
             shutil.rmtree(root / name, ignore_errors=True)
             (root / name).symlink_to(target)
-    _write(root / "etc/passwd", _PASSWD)
+    _write(root / "etc/passwd", _USERS)
     _write(root / "etc/group", _GROUP)
     _write(root / "etc/hostname", hostname + "\n")
     _write(root / "etc/hosts", f"127.0.0.1 localhost {hostname}\n")
@@ -250,10 +290,48 @@ def _common_files(root: Path, hostname: str) -> None:
 
 
 _APPLETS = (
-    "awk", "bc", "chroot", "clear", "dmesg", "diff", "du", "find", "free", "hexdump", "hostname", "httpd", "insmod", "ip", "less",
-    "lsmod", "modprobe", "mount", "nc", "nslookup", "ping", "pgrep", "pkill", "rmmod", "switch_root", "telnet", "traceroute",
-    "umount", "vi", "wget", "which", "xxd", "xargs", "losetup", "bunzip2", "unxz", "unzip", "tftp", "ftpget", "ifconfig", "route",
-)  # fmt: skip
+    "awk",
+    "bc",
+    "chroot",
+    "clear",
+    "dmesg",
+    "diff",
+    "du",
+    "find",
+    "free",
+    "hexdump",
+    "hostname",
+    "httpd",
+    "insmod",
+    "ip",
+    "less",
+    "lsmod",
+    "modprobe",
+    "mount",
+    "nc",
+    "nslookup",
+    "ping",
+    "pgrep",
+    "pkill",
+    "rmmod",
+    "switch_root",
+    "telnet",
+    "traceroute",
+    "umount",
+    "vi",
+    "wget",
+    "which",
+    "xxd",
+    "xargs",
+    "losetup",
+    "bunzip2",
+    "unxz",
+    "unzip",
+    "tftp",
+    "ftpget",
+    "ifconfig",
+    "route",
+)
 
 
 def _write(path: Path, data: str | bytes, mode: int = 0o644) -> None:

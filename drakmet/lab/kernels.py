@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Linux kernels from Debian packages: unpacked, recompressed for a slow machine, with just the modules that are wanted."""
+"""Linux kernels from Debian packages, recompressed for a slow machine, with just the modules that are wanted."""
 
 from __future__ import annotations
 
@@ -80,8 +80,9 @@ def _depends(module: bytes) -> list[str]:
 
 
 def lighten(image: Path, tools: Root, target: Path) -> None:
-    """Write a bzImage for Xen whose payload is LZ4: Xen unpacks dom0's kernel itself, and XZ costs it billions of instructions.
+    """Write a bzImage for Xen whose payload is LZ4.
 
+    Xen unpacks dom0's kernel itself, and XZ costs it billions of instructions.
     Header layout: Documentation/arch/x86/boot.rst (setup_sects 0x1f1, payload_offset 0x248, payload_length 0x24c).
     """
     data = image.read_bytes()

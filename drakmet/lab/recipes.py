@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What each root and image of the lab is made of: names of Debian packages and kernel modules, nothing built by hand."""
+"""What each root and image is made of: names of Debian packages and kernel modules, nothing built by hand."""
 
 from __future__ import annotations
 
@@ -7,30 +7,94 @@ from dataclasses import dataclass
 
 from drakmet.errors import UsageError
 
-# The build tools and Bochs come from one release on every machine: Bochs 3.0 is the first with single-stepping of guests.
+# Build tools and Bochs come from one release on every machine: Bochs 3.0 is the first that can single-step guests.
 TOOLS_RELEASE = "trixie"
-TOOLS = ("squashfs-tools", "grub-common", "lz4", "seabios", "libltdl7", "libasound2t64", "libncurses6", "ncurses-base", "libslirp0")
+TOOLS = (
+    "squashfs-tools",
+    "grub-common",
+    "lz4",
+    "seabios",
+    "libltdl7",
+    "libasound2t64",
+    "libncurses6",
+    "ncurses-base",
+    "libslirp0",
+)
 TOOLS_ALONE = ("bochs", "bochs-term", "grub-pc-bin", "grub-xen-bin")
 # QEMU 7.2 is the one whose SVM was tried.
 QEMU_RELEASE = "bookworm"
 QEMU = ("qemu-system-x86",)
 
 _DOM0 = (
-    "python3", "busybox-static", "bash", "dash", "coreutils", "procps", "iproute2", "strace", "util-linux", "grep", "sed",
-    "findutils", "tar", "gzip", "libgcc-s1", "libc-bin", "ncurses-base", "tzdata", "netbase", "sqlite3",
-)  # fmt: skip
+    "python3",
+    "busybox-static",
+    "bash",
+    "dash",
+    "coreutils",
+    "procps",
+    "iproute2",
+    "strace",
+    "util-linux",
+    "grep",
+    "sed",
+    "findutils",
+    "tar",
+    "gzip",
+    "libgcc-s1",
+    "libc-bin",
+    "ncurses-base",
+    "tzdata",
+    "netbase",
+    "sqlite3",
+)
 DOM0_BOOT_MODULES = ("ata_piix", "sd_mod", "squashfs", "overlay")
 DOM0_MODULES = (
-    "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-privcmd", "xenfs", "xen-blkback", "xen-netback", "loop", "e1000",
-)  # fmt: skip
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-privcmd",
+    "xenfs",
+    "xen-blkback",
+    "xen-netback",
+    "loop",
+    "e1000",
+)
 GUEST = (
-    "python3", "busybox-static", "bash", "dash", "coreutils", "procps", "iproute2", "strace", "util-linux", "grep", "sed",
-    "findutils", "tar", "gzip", "libc-bin", "ncurses-base", "tzdata", "netbase", "curl", "openssl", "netcat-openbsd",
-    "hostname", "mawk", "wget", "login", "ca-certificates",
-)  # fmt: skip
+    "python3",
+    "busybox-static",
+    "bash",
+    "dash",
+    "coreutils",
+    "procps",
+    "iproute2",
+    "strace",
+    "util-linux",
+    "grep",
+    "sed",
+    "findutils",
+    "tar",
+    "gzip",
+    "libc-bin",
+    "ncurses-base",
+    "tzdata",
+    "netbase",
+    "curl",
+    "openssl",
+    "netcat-openbsd",
+    "hostname",
+    "mawk",
+    "wget",
+    "login",
+    "ca-certificates",
+)
 GUEST_MODULES = (
-    "xen-blkfront", "xen-netfront", "squashfs", "overlay", "af_packet", "ipv6",
-)  # fmt: skip
+    "xen-blkfront",
+    "xen-netfront",
+    "squashfs",
+    "overlay",
+    "af_packet",
+    "ipv6",
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drakmet.errors import LabError
@@ -17,6 +16,7 @@ from drakmet.lab.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from drakmet.lab.archive import Archive, Package
     from drakmet.lab.progress import Progress
@@ -24,14 +24,48 @@ if TYPE_CHECKING:
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _MERGED = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
-_UNUSED = ("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/info/*", "./usr/share/locale/*", "./usr/share/lintian/*")
+_UNUSED = (
+    "./usr/share/doc/*",
+    "./usr/share/man/*",
+    "./usr/share/info/*",
+    "./usr/share/locale/*",
+    "./usr/share/lintian/*",
+)
 # What packages ask for to be installed and configured, which never happens here.
 _INSTALLERS = (
-    "perl", "perl-base", "perl-modules-*", "libperl*", "dpkg", "debconf*", "adduser", "passwd", "init-system-helpers",
-    "systemd", "systemd-sysv", "dbus*", "fontconfig*", "fonts-*", "adwaita-icon-theme", "*-icon-theme", "shared-mime-info",
-    "libsystemd-shared", "xkb-data", "ucf", "sensible-utils", "dracut*", "initramfs-tools*", "klibc-utils", "libklibc",
-    "libgtk-3-common", "debianutils-bin", "libgdbm*", "libdb5*", "python3-dev*", "gawk", "linux-base",
-)  # fmt: skip
+    "perl",
+    "perl-base",
+    "perl-modules-*",
+    "libperl*",
+    "dpkg",
+    "debconf*",
+    "adduser",
+    "passwd",
+    "init-system-helpers",
+    "systemd",
+    "systemd-sysv",
+    "dbus*",
+    "fontconfig*",
+    "fonts-*",
+    "adwaita-icon-theme",
+    "*-icon-theme",
+    "shared-mime-info",
+    "libsystemd-shared",
+    "xkb-data",
+    "ucf",
+    "sensible-utils",
+    "dracut*",
+    "initramfs-tools*",
+    "klibc-utils",
+    "libklibc",
+    "libgtk-3-common",
+    "debianutils-bin",
+    "libgdbm*",
+    "libdb5*",
+    "python3-dev*",
+    "gawk",
+    "linux-base",
+)
 
 
 def key_of(*parts: object) -> str:
@@ -46,7 +80,9 @@ class Root:
     path: Path
     key: str
 
-    def run(self, program: str, *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    def run(
+        self, program: str, *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> str:
         """Run a program of the root with the root's own loader and libraries, and return its output."""
         return run([*self.argv(program), *arguments], env=env, cwd=cwd)
 
@@ -57,10 +93,17 @@ class Root:
 
 
 def build_root(
-    name: str, archive: Archive, packages: Sequence[str], cache: Path, progress: Progress, *,
-    alone: Sequence[str] = (), exclude: Sequence[str] = (), refresh: bool = False,
-) -> Root:  # fmt: skip
-    """Unpack packages and what they depend on, and those of ``alone`` without that, into a root; return a kept one if there is one."""
+    name: str,
+    archive: Archive,
+    packages: Sequence[str],
+    cache: Path,
+    progress: Progress,
+    *,
+    alone: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    refresh: bool = False,
+) -> Root:
+    """Unpack packages with what they depend on, and those of ``alone`` without, into a root, unless that is there."""
     chosen = archive.resolve(packages, skip=_INSTALLERS, refresh=refresh) if packages else []
     if alone:
         chosen = chosen + archive.resolve(alone, closure=False, refresh=refresh)
@@ -84,7 +127,16 @@ def _unpack(files: Sequence[Path], root: Path, exclude: Sequence[str]) -> None:
         # Signatures were checked when the file was downloaded; dpkg-deb checks its own sums again.
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(file)], stdout=subprocess.PIPE) as source:
             unpacked = subprocess.run(
-                ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "--delay-directory-restore", "-C", str(root), *excludes],
+                [
+                    "tar",
+                    "-x",
+                    "--keep-directory-symlink",
+                    "--no-same-owner",
+                    "--delay-directory-restore",
+                    "-C",
+                    str(root),
+                    *excludes,
+                ],
                 stdin=source.stdout,
                 capture_output=True,
                 check=False,
@@ -104,9 +156,20 @@ def compile_python(root: Root, version: str, folders: Sequence[Path], names: Map
     env.update({key: "" for key in os.environ if key.startswith("PYTHON") and key not in env})
     for folder in folders:
         root.run(
-            f"usr/bin/python{version}", "-S", "-m", "compileall", "-q", "-s", folder, "-p", names[folder],
-            "--invalidation-mode", "timestamp", folder, env=env,
-        )  # fmt: skip
+            f"usr/bin/python{version}",
+            "-S",
+            "-m",
+            "compileall",
+            "-q",
+            "-s",
+            folder,
+            "-p",
+            names[folder],
+            "--invalidation-mode",
+            "timestamp",
+            folder,
+            env=env,
+        )
 
 
 def package_names(packages: Sequence[Package]) -> list[str]:

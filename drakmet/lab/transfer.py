@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def push(agent: Agent, local: Sequence[Path], remote: str) -> None:
-    """Copy files (to a name, or into a folder that is there) and folders (to a name, or into a folder that is there)."""
+    """Copy files and folders to a name, or into a folder that is there."""
     into = len(local) > 1 or remote.endswith("/")
     base = remote.rstrip("/") or "/"
     uploads = []
@@ -26,13 +26,20 @@ def push(agent: Agent, local: Sequence[Path], remote: str) -> None:
         if path.is_dir():
             inner = f"{base}/{path.resolve().name}" if into else base
             uploads += [
-                Upload(f"{inner}/{file.relative_to(path)}", file.read_bytes(), file.stat().st_mode & 0o777, int(file.stat().st_mtime))
+                Upload(
+                    f"{inner}/{file.relative_to(path)}",
+                    file.read_bytes(),
+                    file.stat().st_mode & 0o777,
+                    int(file.stat().st_mtime),
+                )
                 for file in sorted(path.rglob("*"))
                 if file.is_file()
             ]
         else:
             target = f"{base}/{path.name}" if into else base
-            uploads.append(Upload(target, path.read_bytes(), path.stat().st_mode & 0o777, int(path.stat().st_mtime), path.name))
+            uploads.append(
+                Upload(target, path.read_bytes(), path.stat().st_mode & 0o777, int(path.stat().st_mtime), path.name)
+            )
     agent.push(uploads)
 
 

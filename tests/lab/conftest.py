@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One emulated Xen host for all lab tests: one that is up is used and left up, else it is taken down at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from drakmet.lab import hosts
+from drakmet.lab.hosts import Choice, Host
+from drakmet.lab.places import find_places
+from drakmet.lab.progress import Progress
+from drakmet.lab.sync import sync
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from drakmet.lab.client import Agent
+
+NAME = "tests"
+
+
+@pytest.fixture(scope="session")
+def lab_host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """Return a host with this checkout in its dom0 and one guest to watch."""
+    places, progress = find_places(), Progress()
+    was_up = any(host.name == NAME and host.running for host in hosts.known_hosts(places))
+    # Its stages are shown while they happen: a first build and boot takes minutes.
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        host = hosts.up(places, NAME, Choice(), progress)
+        sync(places, host, progress)
+    yield host
+    if not was_up:
+        hosts.down(places, NAME)
+
+
+@pytest.fixture(scope="session")
+def lab_guest(lab_host: Host) -> Agent:
+    """Return the way to run commands in the shared host's first guest."""
+    return lab_host.guest(lab_host.guest_names()[0])
