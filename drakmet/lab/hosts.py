@@ -227,7 +227,7 @@ def status(host: Host) -> dict[str, Any]:
                 "cpu_seconds": float(row[5]),
             }
             for row in rows
-            if len(row) == 6 and row[1] != "0"  # noqa: PLR2004 - the columns of xl list
+            if len(row) == 6 and row[1] != "0"
         ]
     return found
 
