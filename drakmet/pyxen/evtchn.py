@@ -90,10 +90,11 @@ class Channel:
         if self._masked:
             if self._yielder is not None:
                 give_way, taken = self._yielder.give_way, ring.taken
-                for _ in range(self.yields):
-                    give_way()
-                    if ints[REQ_PROD] != taken:
-                        return True
+                with contextlib.suppress(OSError):
+                    for _ in range(self.yields):
+                        give_way()
+                        if ints[REQ_PROD] != taken:
+                            return True
             self._masked = False
             os.write(self.fd, self._bytes)
             if ints[REQ_PROD] != ring.taken:  # came before it was unmasked: the kernel tells of it later, for nothing
@@ -106,9 +107,14 @@ class Channel:
     def hand_over(self) -> None:
         """Tell Xen that the ring holds answers, and let the guest run with them."""
         if self._yielder is not None and self._masked:
-            self._yielder.hand_over()
-        else:
-            fcntl.ioctl(self.fd, _IOCTL_NOTIFY, self._bytes)
+            try:
+                self._yielder.hand_over()
+            except OSError:  # refused after all; that the answers are told of twice does no harm
+                self._yielder.close()
+                self._yielder = None
+            else:
+                return
+        fcntl.ioctl(self.fd, _IOCTL_NOTIFY, self._bytes)
 
     def wait(self) -> None:
         """Block until the channel was notified. The port then stays masked until `unmask`.

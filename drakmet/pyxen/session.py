@@ -159,6 +159,7 @@ class Session:
         self._closed = True
         control, domid = self.control, self.domid
         try:
+            self.channel.unmask()  # a loop that ended in the middle leaves it masked
             for _ in range(_TRIES):
                 # With the domain running: vCPUs that wait for room in the ring can only then put their events.
                 self.altp2m.switch(HOST_VIEW)

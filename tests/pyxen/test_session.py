@@ -250,6 +250,7 @@ def xen(monkeypatch: pytest.MonkeyPatch) -> Xen:
     monkeypatch.setattr(Session, "drain", lambda self: made.calls.append("drain") or 0)
     monkeypatch.setattr(evtchn, "Yielder", lambda port: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(evtchn.Channel, "poll", lambda self, seconds: False)
+    monkeypatch.setattr(evtchn.Channel, "unmask", lambda self: None)
     monkeypatch.setattr(evtchn.select, "poll", lambda: SimpleNamespace(register=lambda *_: None))
     # a fixed mapping over the page would be one over a part of Python's heap
     monkeypatch.setattr(monitor._memory, "blank", lambda *_, **__: None)
