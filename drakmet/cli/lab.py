@@ -61,7 +61,7 @@ def lab() -> None:
 )
 @click.option("--guests", default=1, show_default=True, help="how many guests: web1, web2, ...")
 @click.option("--guest-memory", default=256, show_default=True, help="MiB a guest")
-@click.option("--vcpus", default=1, show_default=True, help="vCPUs a guest")
+@click.option("--vcpus", default=2, show_default=True, help="vCPUs a guest")
 @click.option("--dom0-memory", default=768, show_default=True, help="MiB of dom0")
 @click.option("--refresh", is_flag=True, help="ask the archive for newer packages (else once a week)")
 @click.option("--quiet", is_flag=True, help="no progress on standard error")

@@ -39,7 +39,7 @@ class Choice:
     guest_kernel: str = "6.1"
     guests: int = 1
     guest_memory: int = 256
-    guest_vcpus: int = 1
+    guest_vcpus: int = 2
     dom0_memory: int = 768
 
     def check(self) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from drakmet.lab.roots import Root
 
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
+_XZ = b"\xfd7zXZ\0"
+_ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,19 @@ def lighten(image: Path, tools: Root, target: Path) -> None:
     if payload.startswith(_LZ4_LEGACY):
         target.write_bytes(data)
         return
-    if not payload.startswith(b"\xfd7zXZ\0"):
-        raise LabError("the kernel's payload is neither LZ4 nor XZ", where=str(image))
-    unpacked = lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(payload)
     raw, packed = target.with_suffix(".elf"), target.with_suffix(".lz4")
-    raw.write_bytes(unpacked)
+    if payload.startswith(_XZ):
+        raw.write_bytes(lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(payload))
+    elif payload.startswith(_ZSTD):
+        # The unpacked size that ends the payload is no part of the frame.
+        packed.write_bytes(payload[:-4])
+        tools.run("usr/bin/zstd", "-q", "-f", "-d", packed, "-o", raw)
+    else:
+        raise LabError("the kernel's payload is none of LZ4, XZ and Zstandard", where=str(image))
+    size = raw.stat().st_size
     tools.run("usr/bin/lz4", "-q", "-f", "-l", "-9", raw, packed)
     # As the kernel's own build does (scripts/Makefile.lib, size_append), the unpacked size ends the payload.
-    light = packed.read_bytes() + struct.pack("<I", len(unpacked))
+    light = packed.read_bytes() + struct.pack("<I", size)
     raw.unlink()
     packed.unlink()
     head = bytearray(data[:start])

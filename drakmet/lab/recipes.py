@@ -13,6 +13,7 @@ TOOLS = (
     "squashfs-tools",
     "grub-common",
     "lz4",
+    "zstd",
     "seabios",
     "libltdl7",
     "libasound2t64",
