@@ -27,6 +27,7 @@ class Trap:
     Without a ``handler`` the values become a ``record``'s columns of the same names. A handler gets the `Hit` and
     returns a record, several, or ``None``; it runs after the guest was let go.
 
+    ``also`` names the classes of further records that its handler makes, so that the coverage tells of their tables.
     ``limit`` is the number of hits a second past which the trap is taken out for a while; the gap is recorded.
     """
 
@@ -35,6 +36,7 @@ class Trap:
     returns: Mapping[str, str] | None = None
     record: type[EventRecord] | None = None
     handler: Handler | None = None
+    also: tuple[type[EventRecord], ...] = ()
     name: str = ""
     limit: int = 20_000
 
@@ -42,6 +44,11 @@ class Trap:
     def functions(self) -> tuple[str, ...]:
         """The names to look for, in order."""
         return (self.function,) if isinstance(self.function, str) else self.function
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables it fills."""
+        return tuple(record.table for record in (self.record, *self.also) if record is not None)
 
     @property
     def label(self) -> str:

@@ -95,8 +95,8 @@ def drakmet_traps() -> list[Trap]:
             record=NetConnect,
             handler=on_connect,
         ),
-        Trap(function="udp_sendmsg", fetch=datagram, record=NetDatagram, handler=on_datagram),
-        Trap(function="udpv6_sendmsg", fetch=datagram, record=NetDatagram, handler=on_datagram6),
+        Trap(function="udp_sendmsg", fetch=datagram, record=NetDatagram, also=(DnsQuery,), handler=on_datagram),
+        Trap(function="udpv6_sendmsg", fetch=datagram, record=NetDatagram, also=(DnsQuery,), handler=on_datagram6),
     ]
     for family in ("inet", "inet6", "unix"):
         fetch = {"sock": "sock|sock", "to": "uaddr|sockaddr(addr_len)"}

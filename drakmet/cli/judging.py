@@ -18,20 +18,24 @@ if TYPE_CHECKING:
     from drakmet.rules import Outcome, RuleSet
 
 
+_PAUSE = 0.4
+_LONGEST_PAUSE = 0.8
+
+
 class Judge:
     """Evaluates rules over a growing file, in a thread and on a connection of its own.
 
     ``found`` gets each finding, in that thread. Call `finish` after the last flush: it judges what is left.
     """
 
-    def __init__(self, path: Path, rules: RuleSet, found: Callable[[Finding], None], *, pause: float = 0.4) -> None:
+    def __init__(self, path: Path, rules: RuleSet, found: Callable[[Finding], None], *, session: int) -> None:
         self.count = 0
         self.outcomes: list[Outcome] = []
         self.fault: DrakmetError | None = None
         self._path = path
         self._rules = rules
         self._found = found
-        self._pause = pause
+        self._session = session
         self._ending = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rules", daemon=True)
@@ -54,16 +58,16 @@ class Judge:
         finally:
             self._ready.set()
         try:
-            last = False
+            last, pause = False, _PAUSE
             while not last:
-                last = self._ending.wait(self._pause)
+                last = self._ending.wait(pause)
                 begun = time.monotonic()
                 for finding in evaluator.step():
                     self.count += 1
                     self._found(finding)
-                # Rules take at most a third of one CPU from the guest and its monitor.
-                self._pause = max(self._pause, 2 * (time.monotonic() - begun))
-            self.outcomes = evaluator.outcomes()
+                # Slow rules leave the CPU to the guest and its monitor, but a finding comes within a second.
+                pause = min(max(_PAUSE, time.monotonic() - begun), _LONGEST_PAUSE)
+            self.outcomes = evaluator.outcomes(self._session)
         except DrakmetError as error:
             self.fault = error
         finally:

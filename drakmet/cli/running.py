@@ -54,6 +54,7 @@ class Ended:
     database: Path | None
     statistics: Statistics
     stored: int = 0
+    quarantined: int = 0
     findings: int = 0
     rules: list[Outcome] = field(default_factory=list)
     failed_plugins: list[LoadedPlugin] = field(default_factory=list)
@@ -65,7 +66,8 @@ class Ended:
         if self.findings:
             return ExitCode.FINDINGS
         missing = any(trap.state not in ("armed", "resting") for trap in self.statistics.traps)
-        return ExitCode.PARTLY if missing or self.failed_plugins or self.rules_fault else ExitCode.CLEAN
+        partly = missing or self.quarantined or self.failed_plugins or self.rules_fault
+        return ExitCode.PARTLY if partly else ExitCode.CLEAN
 
 
 def run(
@@ -118,7 +120,7 @@ def run(
             )
             session, next_process = opened.session, opened.next_process
             if rules is not None:
-                judge = Judge(database, rules, _teller(writer, view))
+                judge = Judge(database, rules, _teller(writer, view), session=session)
                 stack.callback(judge.finish)
         outcome = "it could not be attached to"
         try:
@@ -144,6 +146,7 @@ def run(
             database=database,
             statistics=statistics,
             stored=writer.stored if writer else 0,
+            quarantined=writer.quarantined if writer else 0,
             findings=judge.count if judge else 0,
             rules=outcomes,
             failed_plugins=plugins.failed,

@@ -77,6 +77,11 @@ class LinesView:
                 ["plugin", "trap", "state", "errors", "last"],
                 Format.TABLE,
             )
+        if ended.quarantined:
+            click.echo(
+                f"drakmet: {ended.quarantined} records could not be stored as they are: see drakmet_quarantine",
+                err=True,
+            )
         if ended.rules_fault:
             click.echo(f"drakmet: the rules were not judged to the end: {ended.rules_fault}", err=True)
         unknown = sorted({o.rule for o in ended.rules if o.state.value in ("not known", "not evaluated")})
@@ -163,6 +168,7 @@ class JsonView(LinesView):
             "database": str(ended.database) if ended.database else None,
             "findings": ended.findings,
             "stored": ended.stored,
+            "quarantined": ended.quarantined,
             "events": ended.statistics.events,
             "paused_attach": ended.statistics.paused_attach,
             "paused_detach": ended.statistics.paused_detach,

@@ -38,7 +38,7 @@ class ArmedTrap:
         self.trap = trap
         self.key: Key = (plugin, trap.label)
         self.place = place
-        self.tables = tables_of(trap)
+        self.tables = trap.tables
         self.handler = trap.handler
         self.record: type[EventRecord] | None = trap.record
         self.limit = trap.limit
@@ -92,11 +92,6 @@ class Prepared:
     def traps(self) -> list[ArmedTrap]:
         """All traps."""
         return [trap for place in self.places.values() for trap in place.traps]
-
-
-def tables_of(trap: Trap) -> tuple[str, ...]:
-    """Return the tables that a trap says it fills."""
-    return (trap.record.table,) if trap.record is not None else ()
 
 
 def prepare(guest: LinuxGuest, plugins: Iterable[Plugin], known: Mapping[str, int] | None = None) -> Prepared:

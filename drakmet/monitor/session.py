@@ -185,7 +185,7 @@ class Monitor:
         for trap in self._traps:
             book.armed(trap.key, trap.tables, self.time)
         for refused in prepared.refused:
-            book.gap(refused.key, armed.tables_of(refused.trap), self.time, refused.reason)
+            book.gap(refused.key, refused.trap.tables, self.time, refused.reason)
         for plugin in self.plugins:
             for collector in plugin.collectors:
                 self._collect(plugin.name, collector)
