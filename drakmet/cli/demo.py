@@ -23,7 +23,7 @@ _HERE = Path(drakmet.__file__).parent / "demo"
 RECORDING = _HERE / "demo.drec"
 INTRUSION = _HERE / "intrusion.sh"
 _GUEST = "web1"
-_REMOTE_DB = "/root/demo.db"
+REMOTE_DB = "/root/demo.db"
 
 
 @click.command(short_help="Show the main job on a Xen host of its own, in an emulator.")
@@ -76,9 +76,9 @@ def _on_the_lab(database: Path, *, keep: bool) -> int:
     try:
         guest = host.guest(_GUEST)
         guest.push([Upload("/root/intrusion.sh", INTRUSION.read_bytes(), 0o755)])
-        host.agent.run(["rm", "-f", _REMOTE_DB, f"{_REMOTE_DB}-wal", f"{_REMOTE_DB}-shm"], check=True)
-        code = _watched_intrusion(host.agent, guest, progress)
-        host.agent.pull(_REMOTE_DB, database)
+        host.agent.run(["rm", "-f", REMOTE_DB, f"{REMOTE_DB}-wal", f"{REMOTE_DB}-shm"], check=True)
+        code = watched_intrusion(host.agent, guest, _GUEST, progress)
+        host.agent.pull(REMOTE_DB, database)
         database.chmod(0o600)
     finally:
         if not keep:
@@ -87,8 +87,11 @@ def _on_the_lab(database: Path, *, keep: bool) -> int:
     return code
 
 
-def _watched_intrusion(dom0: Agent, guest: Agent, progress: Progress) -> int:
-    """Watch the guest from dom0, break into it once the traps are set, and return what the watch ended with."""
+def watched_intrusion(dom0: Agent, guest: Agent, name: str, progress: Progress) -> int:
+    """Watch a guest from dom0, break into it once the traps are set, and return what the watch ended with.
+
+    ``/root/intrusion.sh`` is in the guest; the watch's database is `REMOTE_DB` in dom0.
+    """
     watching, ended = threading.Event(), threading.Event()
 
     def diagnostics(data: bytes) -> None:
@@ -114,7 +117,7 @@ def _watched_intrusion(dom0: Agent, guest: Agent, progress: Progress) -> int:
             connection.send(b"S", struct.pack(">i", signal.SIGINT))
 
     with dom0.connect() as connection:
-        argv = ["drakmet", "watch", f"xen:{_GUEST}", "--db", _REMOTE_DB, "--for", "20m"]
+        argv = ["drakmet", "watch", f"xen:{name}", "--db", REMOTE_DB, "--for", "20m"]
         dom0.begin(connection, argv)
         intruder = threading.Thread(target=intrude, args=(connection,), daemon=True)
         intruder.start()
