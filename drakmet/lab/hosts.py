@@ -141,8 +141,8 @@ def up(
         raise UsageError(f"{name!r} is no name for a host", hint="Small letters, digits and dashes, a letter first.")
     folder = places.hosts / name
     with locked(places.hosts, f".{name}.lock"):
-        with contextlib.suppress(LabError, UsageError):
-            host = find_host(places, name)
+        host = next((known for known in known_hosts(places) if known.name == name and known.running), None)
+        if host is not None:
             if host.choice != choice:
                 raise UsageError(
                     f"host {name} is up with other settings",

@@ -20,6 +20,7 @@ from drakmet.lab import archive, checkout, disks, emulators, hosts, kernels
 from drakmet.lab.client import Agent, Upload
 from drakmet.lab.cpio import Cpio
 from drakmet.lab.places import Places, built_file, built_folder, find_places
+from drakmet.lab.progress import Progress
 from drakmet.lab.roots import key_of
 
 DEB822 = """\
@@ -218,10 +219,8 @@ def test_files_are_written_with_mode_and_time_and_fetched(agent: tuple[Agent, in
     known, _ = agent
     target = tmp_path / "deep" / "file"
     (tmp_path / "old").touch()
-    known.push(
-        [Upload(str(target), b"x" * 200_000, 0o640, 1000), Upload(str(tmp_path), b"y", name="inside")],
-        remove=[str(tmp_path / "old")],
-    )
+    uploads = [Upload(str(target), b"x" * 200_000, 0o640, 1000), Upload(str(tmp_path), b"y", name="inside")]
+    known.push(uploads, remove=[str(tmp_path / "old")])
     assert (target.stat().st_mode & 0o777, target.stat().st_mtime) == (0o640, 1000)
     assert (tmp_path / "inside").read_bytes() == b"y"
     assert not (tmp_path / "old").exists()
@@ -286,3 +285,15 @@ def test_every_lab_command_has_help_with_an_example() -> None:
         shown = CliRunner().invoke(lab, [name, "--help"])
         assert shown.exit_code == 0
         assert "Example" in shown.output, name
+
+
+def test_a_host_that_is_up_is_not_replaced_by_one_with_other_settings(tmp_path: Path) -> None:
+    places = Places(tmp_path / "cache", tmp_path / "state")
+    folder = places.hosts / "mine"
+    folder.mkdir(parents=True)
+    # This process stands for the emulator.
+    started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    hosts.finished(hosts.Host("mine", folder, os.getpid(), started, 1, "t", hosts.Choice(), 0.0), 5.0)
+    assert hosts.up(places, "mine", hosts.Choice(), Progress(quiet=True)).pid == os.getpid()
+    with pytest.raises(UsageError, match="other settings"):
+        hosts.up(places, "mine", hosts.Choice(guests=2), Progress(quiet=True))
