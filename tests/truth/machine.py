@@ -99,8 +99,11 @@ class Run:
         self.hits = 0
         self.truth: dict[int, str] = {}
         self.lost = 0
-        self._start(vmlinuz)
+        packed = initrd(work)
+        self.serial = socket.socket(socket.AF_UNIX)
+        self.output = b""
         try:
+            self._start(vmlinuz, packed)
             self._watch(plugins)
             self.serial.sendall(b"\n")
             self._await("told", 120)
@@ -111,23 +114,22 @@ class Run:
                         text = tar.extractfile(member).read().decode()  # type: ignore[union-attr]
                         self.truth[int(member.name.rpartition(".")[2])] = text
         finally:
-            self.process.kill()
+            self.serial.close()
+            self.process.kill()  # it is the first thing that is started
             self.process.wait()
 
-    def _start(self, vmlinuz: Path) -> None:
+    def _start(self, vmlinuz: Path, packed: Path) -> None:
         ram, serial, gdb = self.work / "ram", self.work / "serial", self.work / "gdb"
         for path in (ram, serial, gdb):
             path.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot", "-cpu", "Haswell",
              "-m", str(MEGABYTES), "-object", f"memory-backend-file,id=ram,size={MEGABYTES}M,mem-path={ram},share=on",
-             "-machine", "q35,memory-backend=ram", "-kernel", str(vmlinuz), "-initrd", str(initrd(self.work)),
+             "-machine", "q35,memory-backend=ram", "-kernel", str(vmlinuz), "-initrd", str(packed),
              "-append", "quiet console=ttyS0 panic=-1", "-chardev", f"socket,id=s,path={serial},server=on,wait=on",
              "-serial", "chardev:s", "-serial", f"file:{self.work / 'told'}", "-gdb", f"unix:{gdb},server,nowait"],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self.output = b""
-        self.serial = socket.socket(socket.AF_UNIX)
         for _ in range(100):
             try:
                 self.serial.connect(str(serial))
@@ -152,6 +154,10 @@ class Run:
 
     def _watch(self, plugins: list[LoadedPlugin]) -> None:
         gdb = Gdb(self.work / "gdb")
+        with contextlib.closing(gdb.socket):
+            self._play(gdb, plugins)
+
+    def _play(self, gdb: Gdb, plugins: list[LoadedPlugin]) -> None:
         guest = LinuxGuest(kernel.find(ImageMemory(self.work / "ram")))
         prepared = prepare(guest, plugins)
         assert not prepared.refused, [one.reason for one in prepared.refused]
@@ -187,7 +193,7 @@ class Run:
             gdb.ask(f"z1,{address:x},1")
         hits.abandon(time.time_ns())
         self.lost = returns.lost
-        gdb.send("c")
+        gdb.ask("D")  # let go; it runs on
 
     def _next(self, gdb: Gdb) -> bool:
         """Run to the next breakpoint; False when the work is done."""
