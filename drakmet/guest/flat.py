@@ -25,6 +25,7 @@ _LARGE: Final = 1 << 7
 _ADDRESS: Final = 0x000F_FFFF_FFFF_F000
 _U64: Final = (1 << 64) - 1
 _MAX_KEPT: Final = 4096
+_MAX_WORDS: Final = 96
 
 
 class Views(NamedTuple):
@@ -140,3 +141,61 @@ def translator(memory: PhysicalMemory, root: int, levels: int) -> Callable[[int]
 
 def _single(place: int) -> Callable[[Any], Any]:
     return lambda words: (words[place],)
+
+
+class NotingMemory:
+    """Reads through to ``memory`` and notes which 64-bit words were read; it offers no mapping, so all reads pass."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self._memory = memory
+        self.places: set[int] = set()
+
+    @property
+    def size(self) -> int:
+        """The size of the memory behind."""
+        return self._memory.size
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``gpa``."""
+        self.places.update(range(gpa >> 3, gpa + length + 7 >> 3))
+        return self._memory.read(gpa, length)
+
+    def read_u64(self, gpa: int) -> int:
+        """Return the 64-bit word at ``gpa``."""
+        self.places.update(range(gpa >> 3, gpa + 15 >> 3))
+        return self._memory.read_u64(gpa)
+
+
+def remember(memory: PhysicalMemory, noting: NotingMemory, function: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Return ``function``, which reads through ``noting`` alone, with a memory of its results.
+
+    A result is kept with all the words it was made of; it is given again only if none of them has changed. Of
+    memory that is not flat, nothing is kept.
+    """
+    flat = views(memory)
+    if flat is None:
+        return function
+    words, end = flat.words, flat.end
+    results: dict[int, tuple[Callable[[Any], Any], Any, Any]] = {}
+    known = results.get
+
+    def ask(key: int) -> tuple[Any, set[int]]:
+        noting.places = set()
+        return function(key), noting.places
+
+    def call(key: int) -> Any:  # what the function returns
+        found = known(key)
+        if found is not None and found[0](words) == found[1]:
+            return found[2]
+        value, places = ask(key)
+        if 1 < len(places) <= _MAX_WORDS and max(places) < end >> 3:
+            gather = itemgetter(*places)
+            expected = gather(words)
+            # The guest may have changed them since: what was kept must be of one moment.
+            if ask(key) == (value, places) and gather(words) == expected:
+                if len(results) >= _MAX_KEPT:
+                    results.clear()
+                results[key] = gather, expected, value
+        return value
+
+    return call

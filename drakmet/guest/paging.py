@@ -21,6 +21,7 @@ _LARGE: Final = 1 << 7
 ADDRESS_MASK: Final = 0x000F_FFFF_FFFF_F000
 _U64: Final = (1 << 64) - 1
 MAX_STRING: Final = 1 << 20
+_FIRST_PIECE: Final = 64  # most strings are shorter
 
 
 class AddressSpace:
@@ -93,9 +94,11 @@ class AddressSpace:
         """
         parts: list[bytes] = []
         left = min(limit, MAX_STRING)
+        most = _FIRST_PIECE
         while left > 0:
-            # Page by page: the rest of the string may lie anywhere, and what follows its end may be unmapped.
-            step = min(PAGE_SIZE - (address & (PAGE_SIZE - 1)), left)
+            # Never across a page: the rest of the string may lie anywhere, and what follows its end may be unmapped.
+            step = min(PAGE_SIZE - (address & (PAGE_SIZE - 1)), left, most)
+            most = PAGE_SIZE
             part = self.read(address, step)
             end = part.find(b"\0")
             if end >= 0:

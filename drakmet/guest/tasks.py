@@ -13,6 +13,7 @@ from drakmet.errors import GuestError
 from drakmet.guest import flat
 from drakmet.guest.layout import Slice, first
 from drakmet.guest.memory import PAGE_SIZE, Unreadable
+from drakmet.guest.paging import KernelSpace
 from drakmet.guest.pathtypes import GuestPath, text
 
 if TYPE_CHECKING:
@@ -132,6 +133,14 @@ class Tasks:
         self.current = flat.current_task(self.space, per_cpu)
         """From the kernel's GS base of a CPU to the address of the task that runs on it."""
         self.init_task = kernel.address("init_task")
+        space, noting = kernel.space, flat.NotingMemory(kernel.memory)
+        image = space.image_start, space.image_end, space.image_gpa
+        self._noting = KernelSpace(noting, space.root, space.levels, space.page_offset, image)
+        # Shared by many tasks, and dear to read.
+        self.namespaces: Callable[[int], tuple[int, int]] = flat.remember(kernel.memory, noting, self._read_namespaces)
+        """From an nsproxy to the inode numbers of its mount and network namespaces."""
+        self.cgroup: Callable[[int], str] = flat.remember(kernel.memory, noting, self._read_cgroup)
+        """From a css_set to the path of the cgroup in the unified hierarchy."""
 
     def process(self, task: int) -> Process:
         """Return the task at ``task``; `Unreadable` if even its pid cannot be read."""
@@ -227,24 +236,25 @@ class Tasks:
         number, namespace = self._upid.read(self.space, pid + self._numbers + level * self._upid_size)
         return number, self.space.read_uint(namespace + self._pid_ns_inum, 4)
 
-    def namespaces(self, nsproxy: int) -> tuple[int, int]:
+    def _read_namespaces(self, nsproxy: int) -> tuple[int, int]:
         """Return the inode numbers of the mount and network namespaces."""
         if not nsproxy:
             raise Unreadable("the task has exited")
-        mnt, net = self._nsproxy.read(self.space, nsproxy)
-        space = self.space
+        space = self._noting
+        mnt, net = self._nsproxy.read(space, nsproxy)
         return space.read_uint(mnt + self._mnt_ns_inum, 4), space.read_uint(net + self._net_ns_inum, 4)
 
-    def cgroup(self, css_set: int) -> str:
+    def _read_cgroup(self, css_set: int) -> str:
         """Return the path of the task's cgroup in the unified hierarchy, as ``/proc/PID/cgroup`` has it."""
-        cgroup = self.space.read_u64(css_set + self._dfl_cgrp)
-        node = self.space.read_u64(cgroup + self._cgroup_kn)
+        space = self._noting
+        cgroup = space.read_u64(css_set + self._dfl_cgrp)
+        node = space.read_u64(cgroup + self._cgroup_kn)
         parts: list[str] = []
         for _ in range(_MAX_CGROUP_DEPTH):
-            parent, name = self._kernfs.read(self.space, node)
+            parent, name = self._kernfs.read(space, node)
             if not parent:
                 return "/" + "/".join(reversed(parts))
-            parts.append(text(self.space.read_cstring(name, _MAX_NAME)))
+            parts.append(text(space.read_cstring(name, _MAX_NAME)))
             node = parent
         raise Unreadable("a cgroup path that does not end")
 

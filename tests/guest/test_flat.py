@@ -250,3 +250,26 @@ def test_zeros_of_a_frame_that_is_not_there_are_no_value() -> None:
     memory.present[gfn] = 0
     assert isinstance(count(regs), Unreadable)
     assert isinstance(name(regs), Unreadable)
+
+
+def test_a_namespace_and_a_cgroup_that_changed_where_they_lie_are_seen() -> None:
+    guest, memory, task = process_at_hit()
+    reader, offset = guest.task_reader, guest.types.offset
+    nsproxy = guest.read_u64(task + offset("task_struct", "nsproxy"))
+    css_set = guest.read_u64(task + offset("task_struct", "cgroups"))
+    before, path = reader.namespaces(nsproxy), reader.cgroup(css_set)
+    reads = memory.reads
+    assert (reader.namespaces(nsproxy), reader.cgroup(css_set)) == (before, path)
+    assert memory.reads == reads, "they were kept"
+    net = guest.read_u64(nsproxy + offset("nsproxy", "net_ns"))
+    memory.write(guest.kernel.gpa(net + offset("net", "ns.inum")), struct.pack("<I", 99))
+    assert reader.namespaces(nsproxy) == (before[0], 99)
+    guest, memory, _ = flat_guest(image("6.1"))
+    reader = guest.task_reader
+    inside = next(one for one in map(guest.process, guest.tasks()) if one.container)
+    css_set = guest.read_u64(inside.task + offset("task_struct", "cgroups"))
+    path = reader.cgroup(css_set)
+    node = guest.read_u64(guest.read_u64(css_set + offset("css_set", "dfl_cgrp")) + offset("cgroup", "kn"))
+    name = guest.read_u64(node + offset("kernfs_node", "name"))
+    memory.write(guest.kernel.gpa(name), b"DOCKER")
+    assert reader.cgroup(css_set) == path.replace("docker", "DOCKER")
