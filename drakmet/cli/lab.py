@@ -326,12 +326,13 @@ def _host(name: str) -> Host:
 
 
 def _stream(agent: Agent, command: tuple[str, ...], *, with_input: bool) -> None:
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise UsageError("which command?", hint="For instance: `drakmet lab exec lab -- xl list`.")
     try:
-        code = agent.stream(
-            command[1:] if command[0] == "--" else command, stdin=sys.stdin.buffer if with_input else None
-        )
+        code = agent.stream(words, stdin=sys.stdin.buffer if with_input else None)
     except LabError as error:
-        raise LabError(error.what, where=shlex.join(command)[:200], hint=error.hint) from error
+        raise LabError(error.what, where=shlex.join(words)[:200], hint=error.hint) from error
     sys.exit(code)
 
 
