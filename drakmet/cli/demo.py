@@ -70,7 +70,7 @@ def _on_the_lab(database: Path, *, keep: bool) -> int:
     from drakmet.lab.progress import Progress
 
     places, progress = find_places(), Progress()
-    host = hosts.up(places, "demo", hosts.Choice(), progress)
+    host = hosts.up(places, "demo", hosts.Choice(guest_vcpus=1), progress)
     if not host.seconds:
         hosts.finished(host, progress.seconds)
     try:

@@ -28,7 +28,7 @@ def lab_host(request: pytest.FixtureRequest) -> Iterator[Host]:
     was_up = any(host.name == NAME and host.running for host in hosts.known_hosts(places))
     # Its stages are shown while they happen: a first build and boot takes minutes.
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        host = hosts.up(places, NAME, Choice(), progress)
+        host = hosts.up(places, NAME, Choice(guest_vcpus=1), progress)
         sync(places, host, progress)
     yield host
     if not was_up:
