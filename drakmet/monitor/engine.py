@@ -136,7 +136,7 @@ class Engine:
             self._gpas[address] = gpas[address]
             self.places[address] = place
             answers.choose(place, gpas[address])
-        self.batch = make_batch(monitor.ring, channel.notify, self.places, hits, registers, answers.other, note)
+        self.batch = make_batch(monitor.ring, channel.hand_over, self.places, hits, registers, answers.other, note)
         undo.add("guest in the view", lambda: self._leave_view(monitor))
         begun = time.monotonic_ns()
         with control.paused(domid):

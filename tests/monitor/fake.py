@@ -162,7 +162,7 @@ class FakeDomain:
         def notify() -> None:
             self.notified += 1
 
-        return SimpleNamespace(fd=-1, port=4, notify=notify, close=close, unmask=lambda: None)
+        return SimpleNamespace(fd=-1, port=4, hand_over=notify, close=close)
 
     def altp2m(self) -> Any:
         self.step("altp2m")
