@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drakmet.errors import LabError
+from drakmet.lab.run import start
 
 if TYPE_CHECKING:
     from drakmet.lab.images import Images
@@ -92,9 +93,7 @@ def drain_screen(log: Path, seconds: float = 30.0) -> None:
         match = re.search(rb'connected to screen "(/dev/pts/\d+)"', log.read_bytes())
         if match:
             with Path(os.fsdecode(match[1])).open("rb") as screen:
-                subprocess.Popen(
-                    ["cat"], stdin=screen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-                )
+                start(["cat"], stdin=screen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             return
         time.sleep(0.05)
     raise LabError("Bochs did not start its screen", where=str(log), hint=log.read_text(errors="replace")[-600:])

@@ -21,6 +21,7 @@ from drakmet.lab import emulators
 from drakmet.lab.client import Agent
 from drakmet.lab.images import Builder
 from drakmet.lab.places import Places, locked, write_private
+from drakmet.lab.run import start
 
 if TYPE_CHECKING:
     from drakmet.lab.progress import Progress
@@ -244,18 +245,12 @@ def _start(places: Places, folder: Path, name: str, choice: Choice, progress: Pr
         command, env = emulators.qemu(folder, images, machine, builder.qemu())
     with (folder / "emulator.log").open("wb") as log:
         try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env={**os.environ, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+            pid = start(
+                command, cwd=folder, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         except OSError as error:
             raise LabError(f"cannot start the emulator: {error.strerror}", where=command[0]) from error
-    host = Host(name, folder, process.pid, _start_time(process.pid), machine.port, images.token, choice, 0.0)
+    host = Host(name, folder, pid, _start_time(pid), machine.port, images.token, choice, 0.0)
     _save(host)
     if choice.kind == "vmx":
         emulators.drain_screen(folder / "emulator.log")

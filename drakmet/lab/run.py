@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drakmet.errors import LabError
 
@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TOLD_LINES = 12
+
+
+# Popen complains when it is thrown away while its process runs, and these are meant to run on.
+_LEFT_RUNNING: list[subprocess.Popen[bytes]] = []
+
+
+def start(argv: Sequence[str | Path], **options: Any) -> int:
+    """Start a program that outlives this one, in a session of its own, and return its process id; raises OSError.
+
+    ``options`` are those of `subprocess.Popen`.
+    """
+    process = subprocess.Popen([str(part) for part in argv], start_new_session=True, **options)
+    _LEFT_RUNNING.append(process)
+    return process.pid
 
 
 def run(

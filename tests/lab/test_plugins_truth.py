@@ -15,7 +15,7 @@ from drakmet.lab.places import find_places
 from drakmet.plugins import load_plugins
 
 if TYPE_CHECKING:
-    from tests.truth.machine import Run
+    from truth.machine import Run
 
 pytestmark = pytest.mark.lab
 
@@ -32,7 +32,7 @@ def kernels() -> list[Path]:
 
 @pytest.fixture(scope="module", params=kernels(), ids=lambda path: path.name)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from tests.truth.machine import Run
+    from truth.machine import Run
 
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
@@ -47,7 +47,7 @@ def of(run: Run, table: str) -> list[Any]:
 
 
 def test_nothing_is_missing_twice_or_invented(run: Run) -> None:
-    from tests.truth.compare import differences
+    from truth.compare import differences
 
     seen, found = differences(run.records, run.truth, run.work / "root")
     assert found == []

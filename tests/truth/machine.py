@@ -15,6 +15,8 @@ from collections import namedtuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from make_guest_images import GENERAL, Gdb
+
 from drakmet.guest import kernel
 from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import ImageMemory
@@ -23,7 +25,6 @@ from drakmet.monitor.dispatch import Hits
 from drakmet.monitor.faults import Faults
 from drakmet.monitor.processes import Processes
 from drakmet.monitor.returns import Returns
-from tests.make_guest_images import GENERAL, Gdb
 
 if TYPE_CHECKING:
     from drakmet.plugins import LoadedPlugin
