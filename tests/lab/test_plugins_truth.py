@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from drakmet.lab.places import find_places
 from drakmet.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -23,11 +22,12 @@ TOOLS = ("qemu-system-x86_64", "strace", "busybox", "gcc", "cpio")
 
 
 def kernels() -> list[Path]:
-    """Return what DRAKMET_TRUTH_KERNELS names, else the kernels that the lab has unpacked for its guests."""
-    named = os.environ.get("DRAKMET_TRUTH_KERNELS")
-    if named:
-        return [Path(one) for one in named.split(":")]
-    return sorted((find_places().cache / "roots").glob("kernel-cloud-*/boot/vmlinuz-*"))
+    """Return the vmlinuz files that DRAKMET_TRUTH_KERNELS names; without it these tests are left out.
+
+    They drive a kernel through an emulator's debugger, which once in some runs steps over an exit twice: good for
+    comparing by hand, not yet for every run.
+    """
+    return [Path(one) for one in os.environ.get("DRAKMET_TRUTH_KERNELS", "").split(":") if one]
 
 
 @pytest.fixture(scope="module", params=kernels(), ids=lambda path: path.name)
