@@ -39,3 +39,13 @@ def lab_host(request: pytest.FixtureRequest) -> Iterator[Host]:
 def lab_guest(lab_host: Host) -> Agent:
     """Return the way to run commands in the shared host's first guest."""
     return lab_host.guest(lab_host.guest_names()[0])
+
+
+@pytest.fixture(scope="module")
+def busy_guest(lab_guest: Agent) -> Iterator[Agent]:
+    """Return the same while something opens files in the guest all the time."""
+    work = "while [ ! -e /root/rest ]; do cat /etc/hostname; sleep 0.1; done"
+    lab_guest.run(["rm", "-f", "/root/rest"], check=True)
+    lab_guest.run(["sh", "-c", f"setsid sh -c '{work}' < /dev/null > /dev/null 2>&1 &"], check=True)
+    yield lab_guest
+    lab_guest.run(["touch", "/root/rest"], check=True)

@@ -12,6 +12,7 @@ import pytest
 from drakmet.lab.client import Upload
 
 if TYPE_CHECKING:
+    from drakmet.lab.client import Agent
     from drakmet.lab.hosts import Host
 
 pytestmark = pytest.mark.lab
@@ -24,8 +25,9 @@ MOST = 50_000_000
 
 
 @pytest.fixture(scope="module")
-def told(lab_host: Host) -> list[dict[str, Any]]:
+def told(lab_host: Host, busy_guest: Agent) -> list[dict[str, Any]]:
     """What the probe tells of each watch."""
+    del busy_guest  # it works by being there
     remote = "/tmp/monitor_probe.py"  # noqa: S108 - in dom0 of a machine that is this test's own
     lab_host.agent.push([Upload(remote, PROBE.read_bytes())])
     done = lab_host.agent.run(["python3", remote, lab_host.guest_names()[0], str(TIMES)], check=True, timeout=SILENCE)

@@ -12,6 +12,7 @@ import pytest
 from drakmet.lab.client import Upload
 
 if TYPE_CHECKING:
+    from drakmet.lab.client import Agent
     from drakmet.lab.hosts import Host
 
 pytestmark = pytest.mark.lab
@@ -21,8 +22,9 @@ SILENCE = 900
 
 
 @pytest.fixture(scope="module")
-def told(lab_host: Host) -> list[dict[str, Any]]:
+def told(lab_host: Host, busy_guest: Agent) -> list[dict[str, Any]]:
     """What the probe tells, part by part."""
+    del busy_guest  # it works by being there
     remote = "/tmp/pyxen_probe.py"  # noqa: S108 - in dom0 of a machine that is this test's own
     lab_host.agent.push([Upload(remote, PROBE.read_bytes())])
     done = lab_host.agent.run(["python3", remote, lab_host.guest_names()[0]], check=True, timeout=SILENCE)
