@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tables that are known without a file: those of the plugins that are installed."""
+"""Which plugins and rules a command takes: the options that several have in common, and the tables they bring."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def plugins_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(path_type=Path),
         multiple=True,
         help="a directory with plugins of yours (may be given several times)",
+    )(command)
+
+
+def rules_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option for rules of a site; it gets them as ``paths``."""
+    return click.option(
+        "--rules",
+        "paths",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="a rule file, or a directory of rules of yours beside the bundled ones (may be given several times)",
     )(command)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drakmet.cli.known import known_records, plugins_option
+from drakmet.cli.known import known_records, plugins_option, rules_option
 from drakmet.cli.output import Format, emit, output_options
 from drakmet.errors import ExitCode, UsageError
 from drakmet.rules import RuleSet, State, bundled, judge, load_rules
@@ -19,22 +19,10 @@ from drakmet.rules.words import did_you_mean
 from drakmet.store.functions import utc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from drakmet.records import Finding
     from drakmet.rules.check import Issue
 
 _PATHS = click.Path(path_type=Path)
-
-
-def _rules_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--rules",
-        "paths",
-        type=_PATHS,
-        multiple=True,
-        help="a rule file, or a directory of rules of yours beside the bundled ones (may be given several times)",
-    )(command)
 
 
 @click.group(short_help="List, check, test and run rules.")
@@ -47,7 +35,7 @@ def rules() -> None:
 
 
 @rules.command("list")
-@_rules_option
+@rules_option
 @output_options
 def list_rules(paths: tuple[Path, ...], output: Format) -> None:
     """List the rules.
@@ -74,7 +62,7 @@ def list_rules(paths: tuple[Path, ...], output: Format) -> None:
 
 @rules.command()
 @click.argument("rule_id", metavar="ID")
-@_rules_option
+@rules_option
 def show(rule_id: str, paths: tuple[Path, ...]) -> None:
     """Show a rule's file.
 
@@ -153,7 +141,7 @@ def test(paths: tuple[Path, ...], plugins_dir: tuple[Path, ...], output: Format)
 @click.option("--level", type=click.Choice(LEVELS), help="only rules of this level or above")
 @click.option("--outcomes", is_flag=True, help="show what became of each rule instead of the findings")
 @click.option("--save", is_flag=True, help="keep findings that are new in the file's table of findings")
-@_rules_option
+@rules_option
 @output_options
 def run(file: Path, only: tuple[str, ...], level: str | None, outcomes: bool, save: bool, **options: Any) -> None:
     """Judge a file with the rules.

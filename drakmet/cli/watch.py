@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drakmet.cli.known import plugins_option
+from drakmet.cli.known import plugins_option, rules_option
 from drakmet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,13 +53,7 @@ _plugin_options = _together(
     plugins_option,
 )
 _rule_options = _together(
-    click.option(
-        "--rules",
-        "rule_paths",
-        type=_PATH,
-        multiple=True,
-        help="a rule file, or a directory of rules of yours beside the bundled ones (may be given several times)",
-    ),
+    rules_option,
     click.option("--no-rules", is_flag=True, help="judge nothing, only store"),
 )
 _filter_options = _together(
@@ -120,7 +114,7 @@ def record(ctx: click.Context, /, uri: str, recording: Path | None, **options: A
     target = recording or _default(uri, ".drec")
     if target.exists():
         raise UsageError("the file is there already", where=str(target), hint="choose another name with -o")
-    _run(ctx, uri, None, {**options, "recording": target, "rule_paths": (), "no_rules": True})
+    _run(ctx, uri, None, {**options, "recording": target, "paths": (), "no_rules": True})
     click.echo(f"recorded in {target}", err=True)
 
 
@@ -155,7 +149,7 @@ def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str,
         plugins,
         views.choose(json=options["as_json"]),
         database=database,
-        rules=None if options["no_rules"] else _rules(options["rule_paths"]),
+        rules=None if options["no_rules"] else _rules(options["paths"]),
         seconds=options["seconds"],
         filters=_filters(options),
         recording=options.get("recording"),
