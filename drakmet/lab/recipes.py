@@ -26,7 +26,8 @@ TOOLS_ALONE = ("bochs", "bochs-term", "grub-pc-bin", "grub-xen-bin")
 QEMU_RELEASE = "bookworm"
 QEMU = ("qemu-system-x86",)
 
-_DOM0 = (
+# What dom0 and the guests have in common.
+_PROGRAMS = (
     "python3",
     "busybox-static",
     "bash",
@@ -41,6 +42,9 @@ _DOM0 = (
     "findutils",
     "tar",
     "gzip",
+)
+_DOM0 = (
+    *_PROGRAMS,
     "libgcc-s1",
     "libc-bin",
     "ncurses-base",
@@ -61,20 +65,7 @@ DOM0_MODULES = (
     "e1000",
 )
 GUEST = (
-    "python3",
-    "busybox-static",
-    "bash",
-    "dash",
-    "coreutils",
-    "procps",
-    "iproute2",
-    "strace",
-    "util-linux",
-    "grep",
-    "sed",
-    "findutils",
-    "tar",
-    "gzip",
+    *_PROGRAMS,
     "libc-bin",
     "ncurses-base",
     "tzdata",
