@@ -10,6 +10,8 @@ from drakmet import Attached, EventRecord, Hit, Trap, hookimpl
 class ProcessStart(EventRecord):
     """A program was executed (execve). ``process`` is the process as it was before: what it ran until then."""
 
+    indexes = (("process", "time"),)
+
     path: Annotated[str | None, "file that was executed, from the root of the mount namespace; a script's interpreter"]
     argv: Annotated[list[str] | None, "the arguments as the new program gets them"]
     cwd: Annotated[str | None, "its working directory"]

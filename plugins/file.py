@@ -26,7 +26,7 @@ class FileOpen(EventRecord):
 class FileWrite(EventRecord):
     """A regular file was written to for the first time since it was opened."""
 
-    indexes = (("path",),)
+    indexes = (("path",), ("process", "time"))
 
     path: Annotated[str | None, "the file, from the root of the mount namespace"]
     file: Annotated[Address | None, "address of the kernel's struct file: the same in the file_close that ends it"]
@@ -45,6 +45,8 @@ class FileClose(EventRecord):
 class FileRename(EventRecord):
     """A file or directory was renamed, or was found and could not be."""
 
+    indexes = (("process", "time"),)
+
     path: Annotated[str | None, "its name before, from the root of the mount namespace"]
     new_path: Annotated[str | None, "its new name"]
     result: Annotated[int | None, "0, or the negative error number"]
@@ -52,6 +54,8 @@ class FileRename(EventRecord):
 
 class FileRemove(EventRecord):
     """A name was removed (unlink, rmdir), or was found and could not be."""
+
+    indexes = (("process", "time"),)
 
     path: Annotated[str | None, "the name, from the root of the mount namespace"]
     directory: Annotated[bool | None, "whether it is a directory"]

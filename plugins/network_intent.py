@@ -12,7 +12,7 @@ from drakmet import EventRecord, Hit, Trap, hookimpl
 class NetConnect(EventRecord):
     """A connection was asked for (connect)."""
 
-    indexes = (("process",),)
+    indexes = (("process", "time"),)
 
     family: Annotated[str | None, "inet, inet6, unix, netlink...; unspec dissolves a connection"]
     protocol: Annotated[str | None, "tcp, udp, ... for inet and inet6"]
@@ -48,7 +48,7 @@ class NetListen(EventRecord):
 class NetDatagram(EventRecord):
     """A UDP datagram is sent."""
 
-    indexes = (("process",),)
+    indexes = (("process", "time"),)
 
     family: Annotated[str | None, "inet or inet6"]
     protocol: Annotated[str | None, "udp or udplite"]
@@ -59,6 +59,8 @@ class NetDatagram(EventRecord):
 
 class DnsQuery(EventRecord):
     """A name was asked for in the DNS."""
+
+    indexes = (("process", "time"),)
 
     name: Annotated[str | None, "the name, without a dot at its end"]
     qtype: Annotated[str | None, "A, AAAA, MX, ..."]

@@ -14,10 +14,12 @@ from drakmet.cli.output import Format, emit, output_options
 from drakmet.records import CORE_RECORDS, EventRecord
 from drakmet.rules.lists import attach_lists
 from drakmet.rules.load import load_rules
+from drakmet.rules.views import create_views
 from drakmet.store import ColumnInfo, Reader, TableInfo
 from drakmet.store.schema import kind, table_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
 
     from drakmet.records import Record
@@ -78,7 +80,12 @@ def query(file: Path, sql: str, timeout: float, output: Format) -> None:
     lists = load_rules().lists
     if sql == "-":
         sql = sys.stdin.read()
-    with Reader(file, lambda connection: attach_lists(connection, lists)) as reader:
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        attach_lists(connection, lists)
+        create_views(connection)
+
+    with Reader(file, prepare) as reader:
         names, rows = reader.select(sql, seconds=timeout)
         emit(rows, names, output)
 

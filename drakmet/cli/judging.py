@@ -51,7 +51,8 @@ class Judge:
 
     def _run(self) -> None:
         try:
-            evaluator = Evaluator(self._path, self._rules.rules, self._rules.lists, start="end")
+            rules, site = self._rules, self._rules.site
+            evaluator = Evaluator(self._path, rules.rules, rules.lists, exceptions=site.exceptions, start="end")
         except DrakmetError as error:
             self.fault = error
             return

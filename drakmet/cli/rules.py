@@ -20,7 +20,7 @@ from drakmet.store.functions import utc
 
 if TYPE_CHECKING:
     from drakmet.records import Finding
-    from drakmet.rules.check import Issue
+    from drakmet.rules.issues import Issue
 
 _PATHS = click.Path(path_type=Path)
 
@@ -93,7 +93,8 @@ def check(paths: tuple[Path, ...], strict: bool, plugins_dir: tuple[Path, ...], 
     Example:
       drakmet rules check my-rule.toml
     """
-    from drakmet.rules.check import Issue, Linter
+    from drakmet.rules.check import Linter
+    from drakmet.rules.issues import Issue
     from drakmet.rules.trial import Laboratory
 
     loaded = load_rules(paths or [bundled()], strict=False)
@@ -162,7 +163,7 @@ def run(file: Path, only: tuple[str, ...], level: str | None, outcomes: bool, sa
             raise _no_rule(name, loaded)
     least = LEVELS.index(level) if level else 0
     chosen = [r for r in loaded.rules if (not only or r.id in only) and LEVELS.index(r.level) >= least]
-    findings, ends = judge(file, chosen, loaded.lists)
+    findings, ends = judge(file, chosen, loaded.lists, loaded.site.exceptions)
     if save:
         click.echo(f"{_save(file, findings)} findings were new and are kept", err=True)
     if outcomes:

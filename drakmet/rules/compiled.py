@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drakmet.records import Finding
+from drakmet.rules.arrivals import ALWAYS, Span, Times
 from drakmet.rules.format import placeholders
 from drakmet.store.schema import quote
 
@@ -21,17 +20,10 @@ if TYPE_CHECKING:
     from drakmet.store.guard import Guard
 
 _COMPILING = 5.0
-_REMEMBERED = 100_000
+_MOST_BYTES = 64 << 20
+_FETCHED = 500
 _MAX_ROWS_NAMED = 100
 _MAX_MESSAGE = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Row numbers of a table: above ``low``, up to ``high``."""
-
-    low: int
-    high: int
 
 
 class Compiled:
@@ -47,46 +39,53 @@ class Compiled:
         self.sql = windowed(rule)
         guard.forget()
         # Alone first: what is inside brackets could close them. EXPLAIN, as the compiler's opinion is all we want.
-        connection.execute(f"EXPLAIN {rule.sql}").close()
-        nothing = bounds(dict.fromkeys(rule.triggers, Span(0, 0)), rule.triggers)
         with guard.deadline(_COMPILING):
-            cursor = connection.execute(f"{self.sql} LIMIT 0", nothing)
+            connection.execute(f"EXPLAIN {rule.sql}", rule.bindings).close()
+            cursor = connection.execute(f"{self.sql} LIMIT 0", parameters(rule))
         self.columns = [column[0] for column in cursor.description]
         cursor.close()
         self.reads = {table for table, _ in guard.reads}
-        self._last: OrderedDict[tuple[Any, ...], int] = OrderedDict()
 
     def missing(self) -> list[str]:
         """Return the columns that the rule's keys need and its query does not select."""
         by = self.rule.once.by if self.rule.once else []
-        needed = [*self.rule.id_columns.values(), *placeholders(self.rule.message), *by]
+        told = [name for name in placeholders(self.rule.message) if name not in self.rule.written]
+        needed = [*self.rule.id_columns.values(), *told, *by]
         return [name for name in dict.fromkeys(needed) if name not in self.columns]
 
-    def rows(self, spans: Mapping[str, Span], limit: int) -> list[dict[str, Any]]:
-        """Return the query's rows for the new rows of its trigger tables, in the order in which these were stored.
+    def rows(
+        self, spans: Mapping[str, Span], limit: int, times: Times = ALWAYS, sessions: Iterable[int] = ()
+    ) -> list[dict[str, Any]]:
+        """Return the query's rows for rows of its trigger tables, in the order in which these were stored.
 
-        Raises `TooManyRowsError` above ``limit``, and `sqlite3.Error`.
+        ``times`` are those of the trigger rows, ``sessions`` those that a rule for one operating system may look at.
+        Raises `TooMuchError` above ``limit`` rows or for rows that fill the memory, and `sqlite3.Error`.
         """
-        cursor = self._connection.execute(self.sql, bounds(spans, self.rule.triggers))
+        cursor = self._connection.execute(self.sql, parameters(self.rule, spans, times, sessions))
         names = [column[0] for column in cursor.description]
-        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchmany(limit + 1)]
-        cursor.close()
-        if len(found) > limit:
-            raise TooManyRowsError(limit)
+        found: list[dict[str, Any]] = []
+        size = 0
+        try:
+            while batch := cursor.fetchmany(_FETCHED):
+                size += sum(len(value) for row in batch for value in row if isinstance(value, str | bytes))
+                found += [dict(zip(names, row, strict=True)) for row in batch]
+                if len(found) > limit:
+                    raise TooMuchError(f"more than {limit} rows")
+                if size > _MOST_BYTES:
+                    raise TooMuchError(f"more than {_MOST_BYTES >> 20} MB")
+        finally:
+            cursor.close()
         ids = list(self.rule.id_columns.values())
         found.sort(key=lambda row: [row[name] if isinstance(row[name], int) else 0 for name in ids])
         return found
 
-    def findings(self, rows: list[dict[str, Any]]) -> list[Finding]:
-        """Make findings of the query's rows, but for those that ``once`` silences."""
-        made = []
-        for row in rows:
-            finding = self._finding(row)
-            if not self._silenced(row, finding):
-                made.append(finding)
-        return made
+    def burst(self, row: Mapping[str, Any], finding: Finding) -> tuple[Any, ...]:
+        """Return what a result has in common with others of its burst."""
+        assert self.rule.once  # noqa: S101 - asked for by such rules only
+        return (finding.session, *(row[name] for name in self.rule.once.by))
 
-    def _finding(self, row: dict[str, Any]) -> Finding:
+    def finding(self, row: dict[str, Any]) -> Finding:
+        """Make a finding of a row of the query's result."""
         rests_on: list[tuple[str, int]] = []
         session, moment, process = None, 0, None
         for table, column in self.rule.id_columns.items():
@@ -107,7 +106,7 @@ class Compiled:
             rule=self.rule.id,
             level=self.rule.level,
             title=self.rule.title,
-            message=render(self.rule.message, row),
+            message=render(self.rule.message, {**self.rule.written, **row}),
             process=process,
             rests_on=json.dumps(rests_on[:_MAX_ROWS_NAMED]),
         )
@@ -118,50 +117,44 @@ class Compiled:
         found = self._connection.execute(sql, (number,)).fetchone()
         return found or (None, 0, None)
 
-    def _silenced(self, row: dict[str, Any], finding: Finding) -> bool:
-        if not self.rule.once:
-            return False
-        key = (finding.session, *(row[name] for name in self.rule.once.by))
-        last = self._last.get(key)
-        # A burst goes on as long as no pause is long enough, however long it gets.
-        self._last[key] = max(finding.time, last or 0)
-        self._last.move_to_end(key)
-        if len(self._last) > _REMEMBERED:
-            self._last.popitem(last=False)
-        return last is not None and finding.time - last < self.rule.quiet
 
+class TooMuchError(Exception):
+    """A rule's query gave more at once than any rule should."""
 
-class TooManyRowsError(Exception):
-    """A rule's query gave more rows at once than any rule should."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"it gave more than {limit} rows at once")
+    def __init__(self, what: str) -> None:
+        super().__init__(f"it gave {what} at once")
 
 
 def windowed(rule: Rule) -> str:
-    """Return the SQL that runs a rule over the new rows of its trigger tables only."""
+    """Return the SQL that runs a rule over some rows of its trigger tables only."""
+    and_time = " AND time BETWEEN :drakmet_since AND :drakmet_until" if rule.within else ""
+    and_os = " AND session IN (SELECT value FROM json_each(:drakmet_sessions))" if rule.os else ""
     views = ", ".join(
         f"{quote(name)} AS NOT MATERIALIZED (SELECT * FROM main.{quote(name)}"  # noqa: S608 - runs under a Guard
-        f" WHERE id > :drakmet_low_{name} AND id <= :drakmet_high_{name})"
+        f" WHERE id > :drakmet_low_{name} AND id <= :drakmet_high_{name}{and_time}{and_os})"
         for name in rule.triggers
     )
     # The line break ends a comment that the rule's SQL may end with.
     return f"WITH {views} SELECT * FROM (\n{rule.sql.strip().rstrip(';')}\n)"  # noqa: S608 - runs under a Guard
 
 
+def parameters(
+    rule: Rule, spans: Mapping[str, Span] | None = None, times: Times = ALWAYS, sessions: Iterable[int] = ()
+) -> dict[str, Any]:
+    """Return what `windowed` SQL takes; without spans it finds no rows."""
+    values: dict[str, Any] = dict(rule.bindings)
+    values |= {"drakmet_since": times.since, "drakmet_until": times.until}
+    values["drakmet_sessions"] = json.dumps(list(sessions))
+    for name in rule.triggers:
+        span = spans[name] if spans and name in spans else Span(0, 0)
+        values[f"drakmet_low_{name}"], values[f"drakmet_high_{name}"] = span.low, span.high
+    return values
+
+
 def render(template: str, row: Mapping[str, Any]) -> str:
     """Fill a message template with a row's values; null becomes ``?``."""
     text = template.format_map({name: "?" if value is None else value for name, value in row.items()})
     return " ".join(text.split())[:_MAX_MESSAGE]
-
-
-def bounds(spans: Mapping[str, Span], tables: Iterable[str]) -> dict[str, int]:
-    """Return the parameters that `windowed` SQL takes."""
-    values = {}
-    for name in tables:
-        values[f"drakmet_low_{name}"] = spans[name].low
-        values[f"drakmet_high_{name}"] = spans[name].high
-    return values
 
 
 def _named_rows(row: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from drakmet.rules.compiled import Compiled, Span, TooManyRowsError
+from drakmet.rules.arrivals import ALWAYS, Arrivals, Span, Times
+from drakmet.rules.bursts import Bursts
+from drakmet.rules.compiled import Compiled, TooMuchError
+from drakmet.rules.exempt import Exempting
 from drakmet.rules.lists import List, attach_lists
 from drakmet.rules.outcome import Coverage, Outcome, State
+from drakmet.rules.told import Told
+from drakmet.rules.views import create_views
 from drakmet.store import faults
 from drakmet.store.guard import Guard
 from drakmet.store.reader import connect
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
     from drakmet.records import Finding
     from drakmet.rules.format import Rule
+    from drakmet.rules.site import Exemption
 
 _STRIKES = 3
 _MOST_FINDINGS = 1_000
@@ -31,19 +37,31 @@ class _Judged:
     """A rule in use, and how it fared."""
 
     rule: Rule
+    exempting: Exempting
     compiled: Compiled | None = None
     fault: str | None = None
     strikes: int = 0
     failed: str | None = None
     fired: dict[int | None, int] = field(default_factory=dict)
+    excepted: dict[int | None, int] = field(default_factory=dict)
+    bursts: Bursts | None = None
+    told: Told | None = None
+
+    @property
+    def tables(self) -> set[str]:
+        """The tables whose new rows matter: those it judges and, if it looks back, those it looks at."""
+        return {*self.rule.triggers, *(self.compiled.reads if self.compiled and self.rule.reach else ())}
 
 
 class Evaluator:
     """Judges each new row of a file once, with every rule.
 
-    ``start`` says whether the rows that are there already are new ("begin") or not ("end"). A rule that takes longer
-    than ``seconds`` for ``chunk`` rows of a table, or whose query gives more than ``limit`` rows for them, has failed
-    there; one that fails three times in a row is not tried again. Others go on.
+    ``start`` says whether the rows that are there already are new ("begin") or not ("end"). A row that comes late,
+    stored after rows that happened after it, makes rules that look back judge these again, and tell what is new.
+    ``whole`` says that the file does not grow: then nothing is late, and of a burst the earliest result is told.
+
+    A rule that takes longer than ``seconds`` for ``chunk`` rows of a table, or whose query gives more than ``limit``
+    rows for them, has failed there; one that fails three times in a row is not tried again. Others go on.
 
     Use it from one thread at a time. It never writes; raises `StoreError` if the file cannot be read.
     """
@@ -54,7 +72,9 @@ class Evaluator:
         rules: Iterable[Rule],
         lists: Mapping[str, List] | None = None,
         *,
+        exceptions: Iterable[Exemption] = (),
         start: Literal["begin", "end"] = "begin",
+        whole: bool = False,
         seconds: float = 5.0,
         limit: int = 50_000,
         chunk: int = 20_000,
@@ -62,11 +82,17 @@ class Evaluator:
         self._owns = not isinstance(path, sqlite3.Connection)
         self._connection = path if isinstance(path, sqlite3.Connection) else connect(path)
         self._where = "memory" if isinstance(path, sqlite3.Connection) else str(path)
-        self._seconds, self._limit, self._chunk = seconds, limit, chunk
+        self._seconds, self._limit, self._chunk, self._whole = seconds, limit, chunk, whole
         try:
             attach_lists(self._connection, dict(lists or {}))
+            create_views(self._connection)
             self.guard = Guard(self._connection)
-            self._rules = [_Judged(rule) for rule in rules]
+            self._arrivals = Arrivals(self._connection)
+            known = list(exceptions)
+            self._rules = [
+                _Judged(rule, Exempting(self._connection, [one for one in known if one.concerns(rule.id)]))
+                for rule in rules
+            ]
             self._events: set[str] = set()
             self._prepare()
             self._marks = self._ends() if start == "end" else dict.fromkeys(self._ends(), 0)
@@ -88,9 +114,11 @@ class Evaluator:
                     for table, end in ends.items()
                 }
                 if all(span.high <= span.low for span in spans.values()):
-                    return found
+                    return found + self._last()
                 for judged in self._rules:
                     found += self._judge(judged, spans)
+                if not self._whole:
+                    found += self._late(spans)
                 self._marks.update({table: max(span.high, span.low) for table, span in spans.items()})
         except sqlite3.Error as error:
             raise faults.explain(error, self._where) from error
@@ -114,12 +142,12 @@ class Evaluator:
                 if judged.compiled is None:
                     state, reason = State.NOT_EVALUATED, judged.fault
                 else:
-                    state, reason = coverage.state(number, judged.rule.triggers, judged.compiled.reads)
+                    state, reason = coverage.state(number, judged.rule, judged.compiled.reads)
                 if judged.failed and state is not State.NOT_EVALUATED:
                     state, reason = State.NOT_KNOWN, judged.failed
                 if count:
                     state = State.FIRED
-                found.append(Outcome(judged.rule.id, number, state, count, reason))
+                found.append(Outcome(judged.rule.id, number, state, count, reason, judged.excepted.get(number, 0)))
         return found
 
     def close(self) -> None:
@@ -137,29 +165,58 @@ class Evaluator:
                 missing = compiled.missing()
                 judged.fault = f"its query does not select {', '.join(missing)}" if missing else None
                 judged.compiled = None if missing else compiled
+                judged.bursts = Bursts(judged.rule.quiet) if judged.rule.once else None
+                judged.told = Told(judged.rule) if judged.rule.reach and not self._whole else None
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
                 judged.fault = (self.guard.denied and f"{self.guard.denied} is not allowed in a rule") or str(error)
 
     def _ends(self) -> dict[str, int]:
-        tables = sorted({name for judged in self._rules if judged.compiled for name in judged.rule.triggers})
+        # What a rule reads may be a list or a view: only what the file describes has rows that come in.
+        known = {name for judged in self._rules if judged.compiled for name in judged.tables}
+        tables = sorted(known & (self._events | {"process"}))
         if not tables:
             return {}
         sql = ", ".join(f"(SELECT coalesce(max(id), 0) FROM main.{quote(name)})" for name in tables)  # noqa: S608
         return dict(zip(tables, self._connection.execute(f"SELECT {sql}").fetchone(), strict=True))
 
-    def _judge(self, judged: _Judged, spans: Mapping[str, Span]) -> list[Finding]:
+    def _late(self, spans: Mapping[str, Span]) -> list[Finding]:
+        """Judge again what lies after the new rows in time and was judged before them."""
+        looking = [judged for judged in self._rules if judged.compiled and judged.rule.reach]
+        seen = {name for judged in looking for name in judged.tables if name in self._events and name in spans}
+        fresh = {table: self._arrivals.fresh(table, spans[table]) for table in seen}
+        found: list[Finding] = []
+        for judged in looking:
+            its_fresh = [fresh[table] for table in judged.tables if table in fresh]
+            for table in judged.rule.triggers:
+                for span, times in self._arrivals.judged(table, its_fresh, judged.rule.reach or 0):
+                    found += self._judge(judged, {table: span}, times)
+        for table in {name for judged in looking for name in judged.rule.triggers if name in spans}:
+            self._arrivals.keep(table, spans[table])
+        return found
+
+    def _last(self) -> list[Finding]:
+        found = []
+        for judged in self._rules if self._whole else ():
+            for finding in judged.bursts.firsts() if judged.bursts else ():
+                judged.fired[finding.session] = judged.fired.get(finding.session, 0) + 1
+                found.append(finding)
+        return found
+
+    def _judge(self, judged: _Judged, spans: Mapping[str, Span], times: Times = ALWAYS) -> list[Finding]:
         if judged.compiled is None or judged.strikes >= _STRIKES:
             return []
-        if all(spans[name].high <= spans[name].low for name in judged.rule.triggers):
+        its_spans = {name: spans.get(name, Span(0, 0)) for name in judged.rule.triggers}
+        if all(span.high <= span.low for span in its_spans.values()):
             return []
         try:
             with self.guard.deadline(self._seconds):
-                findings = judged.compiled.findings(judged.compiled.rows(spans, self._limit))
-        except (sqlite3.OperationalError, sqlite3.DataError, TooManyRowsError) as error:
+                rows = judged.compiled.rows(its_spans, self._limit, times, self._sessions(judged.rule))
+                findings = self._findings(judged, judged.compiled, rows)
+        except (sqlite3.OperationalError, sqlite3.DataError, TooMuchError, MemoryError) as error:
             if isinstance(error, sqlite3.Error) and faults.code(error) in faults.FILE_FAULTS:
                 raise
             judged.strikes += 1
-            reason = f"it took longer than {self._seconds:g} s" if str(error) == "interrupted" else str(error)
+            reason = self.guard.why(error) or str(error) or type(error).__name__
             judged.failed = reason + (", and was given up" if judged.strikes >= _STRIKES else "")
             return []
         judged.strikes = 0
@@ -170,10 +227,37 @@ class Evaluator:
             judged.fired[finding.session] = judged.fired.get(finding.session, 0) + 1
         return findings
 
+    def _findings(self, judged: _Judged, compiled: Compiled, rows: list[dict[str, Any]]) -> list[Finding]:
+        made = []
+        for row in judged.told.new(rows) if judged.told else rows:
+            finding = compiled.finding(row)
+            if judged.exempting.taken(finding):
+                judged.excepted[finding.session] = judged.excepted.get(finding.session, 0) + 1
+            elif judged.bursts is None:
+                made.append(finding)
+            else:
+                order = tuple(row[name] or 0 for name in judged.rule.id_columns.values())
+                if judged.bursts.add(compiled.burst(row, finding), finding, order) and not self._whole:
+                    made.append(finding)
+        return made
 
-def judge(path: Path | str, rules: Iterable[Rule], lists: Mapping[str, List]) -> tuple[list[Finding], list[Outcome]]:
+    def _sessions(self, rule: Rule) -> list[int]:
+        if not rule.os:
+            return []
+        return [number for (number,) in self._connection.execute(_OF_SYSTEM, (rule.os,))]
+
+
+_OF_SYSTEM = "SELECT s.id FROM session AS s JOIN guest AS g ON g.id = s.guest WHERE g.os = ?"
+
+
+def judge(
+    path: Path | str,
+    rules: Iterable[Rule],
+    lists: Mapping[str, List] | None = None,
+    exceptions: Iterable[Exemption] = (),
+) -> tuple[list[Finding], list[Outcome]]:
     """Judge a whole file, and return what was found and what became of each rule; raise `StoreError`."""
-    evaluator = Evaluator(path, rules, lists, seconds=30.0)
+    evaluator = Evaluator(path, rules, lists, exceptions=exceptions, whole=True, seconds=30.0)
     try:
         return evaluator.step(), evaluator.outcomes()
     finally:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime as dt  # noqa: TC003 - msgspec looks types up
 import re
 import string
 import tomllib
@@ -11,9 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from drakmet.errors import RuleError
+from drakmet.rules.attack import split as split_attack
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Value = str | int | float | bool
+"""What a parameter, or a cell of a list, can be."""
 
 LEVELS = ("informational", "low", "medium", "high", "critical")
 _DURATION = re.compile(r"(\d{1,6})(ms|s|m|h|d)")
@@ -22,6 +27,8 @@ _AT_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 _AT_PATH = re.compile(r" - at `\$\.?(.*)`$")
 _KEY = re.compile(r"\s*(?:\[\[?\s*)?([A-Za-z_][\w.]*)\s*(?:\]\]?|=)")
 _TEST = re.compile(r"\s*\[\[\s*test\s*\]\]")
+_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_FILE = 1 << 20
 
 
@@ -32,6 +39,18 @@ class Once(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     by: list[str]
     within: str
+
+
+class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A value that a site may set otherwise, ``:NAME`` in the SQL. Text such as ``5m`` is a duration."""
+
+    default: Value
+    doc: str
+
+    @property
+    def bound(self) -> Value:
+        """The value as the SQL gets it: a duration in nanoseconds, the rest as it is."""
+        return duration(str(self.default)) if is_duration(self.default) else self.default
 
 
 class Test(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +77,18 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"tab
     attack: list[str] = []
     references: list[str] = []
     false_positives: list[str] = []
+    tags: list[str] = []
+    since: str | None = None
+    author: str | None = None
+    license: str | None = None
+    date: dt.date | None = None
+    modified: dt.date | None = None
+    source: str | None = None
+    notes: list[str] = []
+    os: Literal["linux", "windows"] | None = None
+    within: str | None = None
     once: Once | None = None
+    parameters: dict[str, Parameter] = {}
     tests: list[Test] = []
 
     @property
@@ -76,6 +106,28 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"tab
     def quiet(self) -> int:
         """``once.within`` in nanoseconds, 0 without it."""
         return duration(self.once.within) if self.once else 0
+
+    @property
+    def reach(self) -> int | None:
+        """``within`` in nanoseconds: how far a judged row looks back at others; ``None`` if it does not."""
+        return duration(self.within) if self.within else None
+
+    @property
+    def techniques(self) -> list[str]:
+        """The ids in ``attack``, without their names."""
+        return [known[0] for entry in self.attack if (known := split_attack(entry))]
+
+    @property
+    def bindings(self) -> dict[str, Value]:
+        """What the SQL's own parameters are bound to."""
+        bound = {name: parameter.bound for name, parameter in self.parameters.items()}
+        return bound if self.reach is None else bound | {"within": self.reach}
+
+    @property
+    def written(self) -> dict[str, Value]:
+        """The parameters as a person writes them, for messages."""
+        values = {name: parameter.default for name, parameter in self.parameters.items()}
+        return values if self.within is None else values | {"within": self.within}
 
 
 class RuleFile:
@@ -102,12 +154,21 @@ class RuleFile:
             raise RuleError(
                 str(error), where=self.where("message"), hint="{column} names a column; {{ is a brace"
             ) from error
-        if self.rule.once and not _DURATION.fullmatch(self.rule.once.within):
-            raise RuleError(
-                f"{self.rule.once.within!r} is no duration", where=self.where("once"), hint="such as 30s, 10m or 1h"
-            )
-        if not self.rule.triggers or not all(map(str.isidentifier, self.rule.triggers)):
+        times = {"once": self.rule.once and self.rule.once.within, "within": self.rule.within}
+        for key, time in times.items():
+            if time and not is_duration(time):
+                raise RuleError(f"{time!r} is no duration", where=self.where(key), hint="such as 30s, 10m or 1h")
+        if not self.rule.triggers or not all(map(_TABLE.fullmatch, self.rule.triggers)):
             raise RuleError("from names no table", where=self.where("from"))
+        if len(set(self.rule.triggers)) < len(self.rule.triggers):
+            raise RuleError("from names a table twice", where=self.where("from"))
+        for name in self.rule.parameters:
+            if not _PARAMETER.fullmatch(name) or name == "within" or name.startswith("drakmet_"):
+                raise RuleError(
+                    f"{name!r} cannot be a parameter's name",
+                    where=self.where("parameters"),
+                    hint="take small letters, digits and underscores; within and drakmet_... are taken",
+                )
 
     def line(self, key: str, test: int | None = None) -> int:
         """Return the line of a key, of a key in the n-th test, or of what is nearest to it."""
@@ -129,6 +190,14 @@ class RuleFile:
     def where(self, key: str, test: int | None = None) -> str:
         """Return ``file:line`` of a key."""
         return f"{self.path}:{self.line(key, test)}"
+
+    def where_of(self, key: str, text: str) -> str:
+        """Return ``file:line`` of the first place from a key on that has a text."""
+        first = self.line(key)
+        for number, line in enumerate(self.text.splitlines()[first - 1 :], start=first):
+            if text in line:
+                return f"{self.path}:{number}"
+        return f"{self.path}:{first}"
 
     def where_in_sql(self, word: str | None) -> str:
         """Return ``file:line`` of the first place in the SQL that has the word."""
@@ -176,6 +245,11 @@ def placeholders(template: str) -> list[str]:
             raise ValueError(f"{{{name}}} in the message is more than the name of a column")
         names.append(name)
     return names
+
+
+def is_duration(value: object) -> bool:
+    """Tell whether a value is ``30s``, ``10m``, ``1h``..."""
+    return isinstance(value, str) and _DURATION.fullmatch(value) is not None
 
 
 def duration(text: str) -> int:

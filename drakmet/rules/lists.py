@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from drakmet.errors import RuleError
+from drakmet.rules.format import Value  # noqa: TC001 - msgspec looks types up
 from drakmet.store.schema import quote
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-Value = str | int | float | bool
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ import drakmet
 from drakmet.errors import DrakmetError, RuleError
 from drakmet.rules.format import Rule, RuleFile, load
 from drakmet.rules.lists import List, load_lists
+from drakmet.rules.site import FILE, Site, load_site
+from drakmet.rules.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,16 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """Rules and the lists they use, and the errors of those that could not be read."""
+    """Rules, the lists they use, what the site says about them, and the errors of those that could not be read."""
 
     files: list[RuleFile]
     lists: dict[str, List]
     errors: list[DrakmetError]
+    site: Site = field(default_factory=Site)
 
     @property
     def rules(self) -> list[Rule]:
-        """The rules, without their files."""
-        return [file.rule for file in self.files]
+        """The rules as they are judged: without their files, with the site's parameters; may raise `RuleError`."""
+        return [self.site.apply(file.rule) for file in self.files]
 
 
 def bundled() -> Path:
@@ -49,7 +52,7 @@ def load_rules(paths: Iterable[Path | str] | None = None, *, strict: bool = True
     for path in given:
         if not path.exists():
             raise RuleError("there is no such file or directory", where=str(path), hint="give rule files (*.toml)")
-        for file in sorted(path.glob("*.toml")) if path.is_dir() else [path]:
+        for file in _rule_files(path):
             try:
                 loaded = load(file)
             except RuleError as error:
@@ -60,4 +63,18 @@ def load_rules(paths: Iterable[Path | str] | None = None, *, strict: bool = True
             # A wrong id, which the linter tells, must not hide another rule.
             files[loaded.rule.id if loaded.rule.id == file.stem else str(file)] = loaded
     directories = dict.fromkeys([bundled(), *(path if path.is_dir() else path.parent for path in given)])
-    return RuleSet(list(files.values()), load_lists(directories), errors)
+    loaded_set = RuleSet(list(files.values()), load_lists(directories), errors, load_site(directories))
+    known = {file.rule.id for file in loaded_set.files}
+    for name in loaded_set.site.parameters:
+        # Of a single file's check others are not known.
+        if bundled() in given and name not in known:
+            raise RuleError(
+                f"there is no rule {name}", where=f"parameters.{name} of {FILE}", hint=did_you_mean(name, known)
+            )
+    for rule in loaded_set.files:
+        loaded_set.site.apply(rule.rule)
+    return loaded_set
+
+
+def _rule_files(path: Path) -> list[Path]:
+    return sorted(file for file in path.glob("*.toml") if file.name != FILE) if path.is_dir() else [path]

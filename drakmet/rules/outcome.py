@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
+    from drakmet.rules.format import Rule
+
 
 class State(enum.Enum):
     """What is known of a rule in a session."""
@@ -34,6 +36,8 @@ class Outcome:
     state: State
     findings: int
     reason: str | None
+    excepted: int = 0
+    """Findings that fell under the site's exceptions."""
 
 
 class Coverage:
@@ -41,6 +45,9 @@ class Coverage:
 
     def __init__(self, connection: sqlite3.Connection, events: Iterable[str]) -> None:
         self.sessions = [number for (number,) in connection.execute("SELECT id FROM session ORDER BY id")]
+        self._systems = dict(
+            connection.execute("SELECT s.id, g.os FROM session AS s LEFT JOIN guest AS g ON g.id = s.guest")
+        )
         self._events = set(events)
         self._armed: set[tuple[int, str]] = set()
         self._gaps: dict[tuple[int, str], str] = {}
@@ -59,16 +66,19 @@ class Coverage:
             self._armed |= {(session, table) for (session,) in found}
         self._apart = dict(connection.execute("SELECT table_name, count(*) FROM drakmet_quarantine GROUP BY 1"))
 
-    def state(self, session: int | None, triggers: Iterable[str], reads: Iterable[str]) -> tuple[State, str | None]:
-        """Return what it means that a rule, which judges ``triggers`` and reads ``reads``, found nothing; and why."""
+    def state(self, session: int | None, rule: Rule, reads: Iterable[str]) -> tuple[State, str | None]:
+        """Return what it means that a rule, whose SQL reads ``reads``, found nothing; and why."""
         if session is None:
             return State.NOT_EVALUATED, "there is no session in the file"
+        system = self._systems.get(session)
+        if rule.os and rule.os != system:
+            return State.NOT_EVALUATED, f"it is for {rule.os}, and the guest's system is {system or 'not known'}"
         tables = sorted(set(reads))
         absent = [table for table in tables if table in self._events and (session, table) not in self._armed]
         why = [f"{table} was not collected" for table in absent]
         why += [self._gaps[session, table] for table in tables if (session, table) in self._gaps]
         why += [f"{self._apart[table]} rows of {table} could not be stored" for table in tables if table in self._apart]
-        judged = set(triggers)
+        judged = set(rule.triggers)
         if absent and (judged <= set(absent) or not judged >= set(absent)):
             return State.NOT_EVALUATED, "; ".join(why)
         return (State.NOT_KNOWN, "; ".join(why)) if why else (State.CLEAN, None)

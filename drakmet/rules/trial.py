@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drakmet.errors import DrakmetError, RuleError
-from drakmet.records import CORE_RECORDS, EventRecord, Finding, Record, columns
+from drakmet.records import CORE_RECORDS, EventRecord, Finding, Guest, Host, Record, Session, columns
 from drakmet.rules.evaluate import Evaluator
 from drakmet.rules.words import did_you_mean
 from drakmet.store import functions, schema
@@ -44,6 +44,7 @@ class Laboratory:
         from sqlite_utils import Database
 
         self.classes = {record.table: record for record in (*CORE_RECORDS, *records)}
+        self.events = {name for name, record in self.classes.items() if issubclass(record, EventRecord)}
         self._tables = {name: schema.table_of(record) for name, record in self.classes.items()}
         connection = sqlite3.connect(":memory:", isolation_level=None)
         db = Database(connection, execute_plugins=False)
@@ -86,9 +87,9 @@ class Laboratory:
     ) -> list[Finding]:
         connection = self.connection()
         try:
-            evaluator = Evaluator(connection, [file.rule], lists)
+            evaluator = Evaluator(connection, [file.rule], lists, whole=not one_by_one)
             found = []
-            for row in rows:
+            for row in [*self._frame(file, rows), *rows]:
                 table = self._tables[row.table]
                 with evaluator.guard.lifted():
                     connection.execute(table.insert, table.to_row(row))
@@ -100,6 +101,16 @@ class Laboratory:
             return found
         finally:
             connection.close()
+
+    def _frame(self, file: RuleFile, rows: list[Record]) -> Iterator[Record]:
+        """Yield host, guest and session as far as the test leaves them out."""
+        given = {row.table for row in rows}
+        if "host" not in given:
+            yield Host(id=1, name="host")
+        if "guest" not in given:
+            yield Guest(id=1, host=1, name="guest", os=file.rule.os or "linux")
+        if "session" not in given:
+            yield Session(id=1, guest=1, source="test", begin=EPOCH)
 
     def _rows(self, file: RuleFile, place: int, test: Test) -> Iterator[Record]:
         made: list[tuple[int, int, Record]] = []
@@ -145,6 +156,10 @@ def _make(record: type[Record], values: dict[str, Any], moment: int, number: int
     defaults = {"session": 1, "time": moment, "id": number, "begin": moment}
     needed = {"session", "time"} if issubclass(record, EventRecord) else defaults.keys()
     filled: dict[str, Any] = {column.name: None for column in columns(record) if column.nullable}
+    if record is Session:
+        defaults["guest"] = 1
+    elif record is Guest:
+        defaults["host"] = 1
     filled |= {name: defaults[name] for name in needed if name in known} | values
     try:
         return msgspec.convert(filled, record)

@@ -51,6 +51,12 @@ def unqualified(sql: str, name: str) -> int:
     return count
 
 
+def qualified(sql: str, name: str) -> bool:
+    """Tell whether SQL reads a table as ``main.NAME``, which is the whole of it."""
+    words = [word.text.strip('"`[]').lower() for word in tokens(sql)]
+    return any(words[place : place + 3] == ["main", ".", name.lower()] for place in range(len(words)))
+
+
 def aliases(sql: str) -> dict[str, str]:
     """Return the tables that stand behind the names that SQL gives them: ``main.a AS x`` and ``JOIN a x``."""
     words = [word.text for word in tokens(sql) if word.kind in ("name", "dot", "quoted", "other")]

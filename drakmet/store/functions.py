@@ -11,6 +11,7 @@ import datetime as dt
 import functools
 import ipaddress
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from drakmet.errors import UsageError
@@ -25,6 +26,8 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MOST_SECONDS = 2**63 // 10**9
+_DURATION = re.compile(r"(\d{1,6})(ms|s|m|h|d)")
+_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
 _INSIDE = tuple(
     map(
@@ -53,16 +56,16 @@ def guest_bytes(text: object) -> bytes | None:
 
 
 def basename(path: object) -> str | None:
-    """Return what follows the last slash of a path."""
-    return path.rpartition("/")[2] if isinstance(path, str) else None
+    """Return what follows the last slash of a path; the last backslash of a Windows path, which has no slash before."""
+    return path.rpartition(_separator(path))[2] if isinstance(path, str) else None
 
 
 def dirname(path: object) -> str | None:
     """Return what precedes the last slash of a path: ``/`` for a file in the root, empty if there is no slash."""
     if not isinstance(path, str):
         return None
-    head, slash, _ = path.rpartition("/")
-    return head or slash
+    head, separator, _ = path.rpartition(_separator(path))
+    return head or separator
 
 
 def argv_text(argv: object) -> str | None:
@@ -106,7 +109,10 @@ def utc(nanoseconds: object) -> str | None:
 
 
 def seconds(count: object) -> int | None:
-    """Return that many seconds in the nanoseconds of ``time`` columns."""
+    """Return that many seconds, or a duration such as ``10m``, in the nanoseconds of ``time`` columns."""
+    if isinstance(count, str):
+        match = _DURATION.fullmatch(count)
+        return int(match[1]) * _UNITS[match[2]] if match else None
     return round(count * 10**9) if isinstance(count, int | float) and abs(count) < _MOST_SECONDS else None
 
 
@@ -128,6 +134,11 @@ def register(connection: sqlite3.Connection) -> None:
     """Give a connection the functions."""
     for name, (function, arguments) in FUNCTIONS.items():
         connection.create_function(name, arguments, function, deterministic=True)
+
+
+def _separator(path: str) -> str:
+    # Guest text writes a backslash twice. A Linux file may be named with one, but its path begins with a slash.
+    return "\\\\" if not path.startswith("/") and "\\\\" in path else "/"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _SQLITE_RECURSIVE = 33  # sqlite3.h; Python names it since 3.12 only
 _STEPS = 5_000
+_MOST_MEMORY = 512 << 20
+_LOOK_AT_MEMORY = 16
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _LIMITS = {
     # A guest's longest strings are argument vectors, kept to some hundred KB; this bounds what SQL makes of them.
     sqlite3.SQLITE_LIMIT_LENGTH: 16 << 20,
@@ -53,6 +57,7 @@ class Guard:
     def __init__(self, connection: sqlite3.Connection, tables: Collection[str] | None = None) -> None:
         self.reads: set[tuple[str, str]] = set()
         self.denied: str | None = None
+        self._stopped: str | None = None
         self._connection = connection
         self._tables = tables
         self._lifted = False
@@ -70,13 +75,33 @@ class Guard:
 
     @contextlib.contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
-        """Interrupt whatever runs longer, with the `sqlite3.OperationalError` "interrupted"."""
+        """Interrupt what runs longer or takes too much memory, with the `sqlite3.OperationalError` "interrupted".
+
+        `why` then says which of them it was.
+        """
         end = time.monotonic() + seconds
-        self._connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+        most = _resident() + _MOST_MEMORY
+        calls = 0
+        self._stopped = None
+
+        def over() -> bool:
+            nonlocal calls
+            calls += 1
+            if time.monotonic() > end:
+                self._stopped = f"it took longer than {seconds:g} s"
+            elif calls % _LOOK_AT_MEMORY == 0 and _resident() > most:
+                self._stopped = f"it took more than {_MOST_MEMORY >> 20} MB of memory"
+            return self._stopped is not None
+
+        self._connection.set_progress_handler(over, _STEPS)
         try:
             yield
         finally:
             self._connection.set_progress_handler(None, _STEPS)
+
+    def why(self, error: Exception) -> str | None:
+        """Return which limit it was that an error tells of, if it was one of `deadline`."""
+        return self._stopped if str(error) == "interrupted" else None
 
     @contextlib.contextmanager
     def lifted(self) -> Iterator[None]:
@@ -104,6 +129,15 @@ class Guard:
             return sqlite3.SQLITE_DENY
         self.denied = self.denied or f"{_ACTIONS.get(action, 'that')}"
         return sqlite3.SQLITE_DENY
+
+
+def _resident() -> int:
+    """Return the bytes of memory that this process holds, 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - asked often
+            return int(statm.read().split()[1]) * _PAGE
+    except OSError:
+        return 0
 
 
 _ACTIONS = {
