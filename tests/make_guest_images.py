@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import gzip
 import json
+import lzma
 import shutil
 import socket
 import subprocess
@@ -42,6 +43,7 @@ DATA = HERE / "data"
 MEGABYTES = 160
 HIT_SHIFT = 32
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
+MODULES = ("fuse", "cuse", "tun", "crc7", "dummy")
 CPUS = {"5.10": "Haswell", "6.1": "max", "6.12": "Haswell"}
 
 
@@ -106,11 +108,24 @@ class Gdb:
         return found
 
 
-def initramfs(work: Path) -> Path:
+def modules_beside(vmlinuz: Path) -> list[Path]:
+    """Return the kernel modules to load, from the tree that a kernel's package was unpacked to."""
+    found = []
+    for folder in (vmlinuz.parent.parent / "lib/modules", vmlinuz.parent.parent / "usr/lib/modules"):
+        found += [path for name in MODULES for path in sorted(folder.rglob(f"{name}.ko*"))]
+    return found
+
+
+def initramfs(work: Path, modules: list[Path]) -> Path:
     """Compile acts.c and pack it."""
     root = work / "root"
-    (root / "bin").mkdir(parents=True)
-    (root / "dev").mkdir()
+    shutil.rmtree(root, ignore_errors=True)
+    for folder in ("bin", "dev", "modules"):
+        (root / folder).mkdir(parents=True)
+    for path in modules:
+        data = path.read_bytes()
+        target = root / "modules" / path.name.removesuffix(".xz")
+        target.write_bytes(lzma.decompress(data) if path.suffix == ".xz" else data)
     source = HERE / "guest" / "acts.c"
     subprocess.run(
         ["gcc", "-static", "-O1", "-s", "-Wall", "-Wextra", "-o", str(root / "init"), str(source)], check=True
@@ -173,7 +188,7 @@ class Machine:
 def make(name: str, vmlinuz: Path, work: Path) -> None:
     """Run one guest and write its fixture."""
     version = next(key for key in sorted(CPUS, key=len, reverse=True) if key in name)
-    machine = Machine(work, vmlinuz, initramfs_of(work), CPUS[version])
+    machine = Machine(work, vmlinuz, initramfs(work, modules_beside(vmlinuz)), CPUS[version])
     try:
         hits, overlays = play(machine)
         gdb_free = ImageMemory(machine.ram)
@@ -186,9 +201,23 @@ def make(name: str, vmlinuz: Path, work: Path) -> None:
         machine.close()
 
 
-def initramfs_of(work: Path) -> Path:
-    target = work / "initrd.gz"
-    return target if target.exists() else initramfs(work)
+def run_to_census(name: str, vmlinuz: Path, work: Path, cpu: str | None = None) -> tuple[Path, list[Act]]:
+    """Run a guest to the moment after it told everything, and return its memory of then and what it told."""
+    version = next(key for key in sorted(CPUS, key=len, reverse=True) if key in name)
+    machine = Machine(work, vmlinuz, initramfs(work, modules_beside(vmlinuz)), cpu or CPUS[version])
+    try:
+        machine.serial.sendall(b"go\n")
+        machine.wait_for("census", 120)
+        time.sleep(0.5)
+        gdb = Gdb(machine.gdb_path)
+        target = work / f"{name}.raw"
+        subprocess.run(["cp", "--sparse=always", str(machine.ram), str(target)], check=True)
+        told = machine.lines()
+        gdb.socket.close()
+    finally:
+        machine.close()
+    (work / f"{name}.json").write_text(json.dumps(told))
+    return target, told
 
 
 def play(machine: Machine) -> tuple[list[dict[str, Any]], list[dict[int, bytes]]]:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "record": ("watch:record", "Record what a guest does, to replay it later."),
     "replay": ("watch:replay", "Run plugins and rules over a recording."),
     "rules": ("rules:rules", "List, check, test and run rules."),
+    "scan": ("scan:scan", "Read what is in guests' memory now, without traps."),
     "tables": ("data:tables", "Describe the tables that records are kept in."),
     "watch": ("watch:watch", "Watch a guest: records, rules, findings."),
 }

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import struct
+from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -96,7 +99,7 @@ class ImageMemory:
 
     ``regions`` says where the file's bytes lie in the guest, as ``(gpa, file offset, length)``; without it
     the file starts at guest-physical 0 and has no hole. A QEMU RAM file of more than 2 or 3 GiB has one
-    (below 4 GiB), see `with_hole`.
+    (below 4 GiB), see `with_hole`. Holes of a sparse file are no `extents`: they read as zeros.
     """
 
     def __init__(self, path: Path, regions: Iterable[tuple[int, int, int]] | None = None) -> None:
@@ -106,6 +109,7 @@ class ImageMemory:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"cannot map the memory image: {reason}", where=str(path)) from error
+        self._path = path
         total = len(self._map)
         self._regions = sorted(regions) if regions is not None else [(0, 0, total)]
         for start, offset, length in self._regions:
@@ -113,6 +117,7 @@ class ImageMemory:
                 raise UsageError(f"region {start:#x}+{length:#x} lies outside the image", where=str(path))
         if any(one[0] + one[2] > two[0] for one, two in pairwise(self._regions)):
             raise UsageError("two regions of the image overlap", where=str(path))
+        self._starts = [start for start, _, _ in self._regions]
         self._first = self._regions[0][2] if self._regions[0][:2] == (0, 0) else 0
 
     @classmethod
@@ -128,26 +133,77 @@ class ImageMemory:
         return start + length
 
     def extents(self) -> Iterator[tuple[int, int]]:
-        """Yield ``(gpa, length)`` of each region."""
-        for start, _, length in self._regions:
-            yield start, length
+        """Yield ``(gpa, length)`` of what holds data."""
+        previous, total = -1, 0
+        with self._path.open("rb") as file:
+            for gpa, length in self._data(file.fileno()):
+                if previous >= 0 and previous + total == gpa:
+                    total += length
+                    continue
+                if total:
+                    yield previous, total
+                previous, total = gpa, length
+        if total:
+            yield previous, total
+
+    def _data(self, handle: int) -> Iterator[tuple[int, int]]:
+        for start, offset, length in self._regions:
+            at, end = offset, offset + length
+            while at < end:
+                try:
+                    first = max(at, os.lseek(handle, at, os.SEEK_DATA))
+                    last = min(end, os.lseek(handle, first, os.SEEK_HOLE))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # nothing but a hole from here on
+                        break
+                    first, last = at, end
+                if first >= end:
+                    break
+                # Whole pages of the guest, whatever the file system's blocks are.
+                low = start + (first - offset) & ~PAGE_MASK
+                yield max(low, start), start + (last - offset) - max(low, start)
+                at = last
 
     def _locate(self, gpa: int, length: int) -> int:
-        for start, offset, size in self._regions if length >= 0 else ():
-            if start <= gpa and gpa + length <= start + size:
+        index = bisect_right(self._starts, gpa) - 1
+        if gpa >= 0 <= index and length >= 0:
+            start, offset, size = self._regions[index]
+            if gpa + length <= start + size:
                 return offset + gpa - start
-        raise missing(gpa, length)
+        return -1
 
     def read(self, gpa: int, length: int) -> bytes:
         """Return ``length`` bytes at ``gpa``."""
         if gpa < 0 or length < 0 or gpa + length > self._first:
-            gpa = self._locate(gpa, length)
+            at = self._locate(gpa, length)
+            if at < 0:
+                return self._pieces(gpa, length)
+            gpa = at
         return self._map[gpa : gpa + length]
+
+    def _pieces(self, gpa: int, length: int) -> bytes:
+        """Return bytes that lie in several regions, one behind the other in the guest and not in the file."""
+        if gpa < 0 or length < 0 or gpa + length > self.size:
+            raise missing(gpa, length)
+        parts: list[bytes] = []
+        at, end = gpa, gpa + length
+        while at < end:
+            index = bisect_right(self._starts, at) - 1
+            start, offset, size = self._regions[index] if index >= 0 else (0, 0, 0)
+            step = min(end, start + size) - at
+            if step <= 0:
+                raise missing(gpa, length)
+            parts.append(self._map[offset + at - start : offset + at - start + step])
+            at += step
+        return b"".join(parts)
 
     def read_u64(self, gpa: int) -> int:
         """Return the 64-bit word at ``gpa``."""
         if gpa < 0 or gpa + 8 > self._first:
-            gpa = self._locate(gpa, 8)
+            at = self._locate(gpa, 8)
+            if at < 0:
+                return int.from_bytes(self._pieces(gpa, 8), "little")
+            gpa = at
         value: int = _U64.unpack_from(self._map, gpa)[0]
         return value
 

@@ -143,6 +143,11 @@ class Sockets:
             raise Unreadable("the file is no socket")
         return self.of_socket(private)
 
+    def sock_of_file(self, address: int) -> int:
+        """Return the address of the ``struct sock`` behind the ``struct file`` at ``address``, 0 if it is no socket."""
+        operations, private = self._file.read(self._space, address)
+        return self._space.read_u64(private + self._sk) if operations == self._file_ops else 0
+
     def of_socket(self, address: int) -> Socket:
         """Return the ``struct socket`` at ``address``."""
         sock = self._space.read_u64(address + self._sk)

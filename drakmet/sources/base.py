@@ -42,7 +42,7 @@ class Source(Protocol):
 
 
 def open_source(uri: str) -> Source:
-    """Return the source that ``uri`` names: ``xen:NAME``, ``xen:DOMAIN-ID`` or ``replay:FILE``.
+    """Return the source that ``uri`` names: ``xen:NAME``, ``xen:DOMAIN-ID``, ``image:FILE`` or ``replay:FILE``.
 
     `UsageError` for a URI that is none of these or a guest or file that is not there, `XenError` where Xen refuses.
     """
@@ -52,11 +52,16 @@ def open_source(uri: str) -> Source:
             from drakmet.sources.xen import XenSource
 
             return XenSource(name)
+        if kind == "image":
+            from drakmet.sources.images import ImageSource
+
+            return ImageSource(name)
         if kind == "replay":
             from drakmet.sources.replay import ReplaySource
 
             return ReplaySource(name)
     raise UsageError(
         f"{uri!r} names no guest",
-        hint="xen:NAME or xen:ID for a running guest (`xl list` shows them), replay:FILE for a recording",
+        hint="xen:NAME or xen:ID for a running guest (`xl list` shows them), image:FILE for a file of its memory, "
+        "replay:FILE for a recording",
     )

@@ -23,6 +23,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -307,6 +308,78 @@ static void many_descriptors(void)
     epoll_create1(0);
 }
 
+// Leaves a socket of each kind and state behind: listening, connected, not yet accepted, waiting for its end, bound.
+static void hold_sockets(void)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(2222), .sin_addr.s_addr = inet_addr("127.0.0.1")};
+    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(8080), .sin6_addr = IN6ADDR_ANY_INIT};
+    struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_port = htons(8080), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    struct sockaddr_un un;
+    int on = 1;
+    int server = socket(AF_INET, SOCK_STREAM, 0), server6 = socket(AF_INET6, SOCK_STREAM, 0);
+    setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(server, (void *)&in, sizeof in) || listen(server, 7)) say("{\"warning\": \"listen\"}\n");
+    if (bind(server6, (void *)&in6, sizeof in6) || listen(server6, 7)) say("{\"warning\": \"listen6\"}\n");
+    int ended = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(ended, (void *)&in, sizeof in)) say("{\"warning\": \"connect\"}\n");
+    int taken = accept(server, NULL, NULL);
+    close(ended);
+    close(taken); // the one that ended first waits
+    connect(socket(AF_INET, SOCK_STREAM, 0), (void *)&in, sizeof in);
+    accept(server, NULL, NULL);
+    connect(socket(AF_INET6, SOCK_STREAM, 0), (void *)&to, sizeof to); // never accepted
+    int half = socket(AF_INET, SOCK_STREAM, 0);
+    connect(half, (void *)&in, sizeof in);
+    int other = accept(server, NULL, NULL);
+    close(other); // half is in CLOSE_WAIT, the other end belongs to nobody
+    int udp = socket(AF_INET, SOCK_DGRAM, 0), udp6 = socket(AF_INET6, SOCK_DGRAM, 0);
+    in.sin_port = htons(5300);
+    in6.sin6_port = htons(5301);
+    bind(udp, (void *)&in, sizeof in);
+    bind(udp6, (void *)&in6, sizeof in6);
+    int talking = socket(AF_INET, SOCK_DGRAM, 0);
+    connect(talking, (void *)&in, sizeof in);
+    socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+    int local = socket(AF_UNIX, SOCK_STREAM, 0);
+    int size = unix_address(&un, "/tmp/held", 0);
+    bind(local, (void *)&un, size);
+    listen(local, 3);
+    connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&un, size); // never accepted
+    connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&un, size);
+    accept(local, NULL, NULL);
+    socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    int shared = socket(AF_INET, SOCK_STREAM, 0);
+    (void)shared;
+    if (!fork()) { close(server6); for (;;) pause(); }
+}
+
+static void hold_maps(void)
+{
+    int fd = open("/tmp/deep/dir with space/a file", O_RDONLY);
+    mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
+    int gone = open("/tmp/mapped and gone", O_CREAT | O_RDWR, 0755), memory = memfd_create("mapped", 0);
+    if (ftruncate(gone, 3 * 4096) || ftruncate(memory, 4096)) return;
+    mmap(NULL, 2 * 4096, PROT_READ | PROT_EXEC, MAP_SHARED, gone, 4096);
+    unlink("/tmp/mapped and gone");
+    mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE, memory, 0);
+    mmap(NULL, 8192, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < 150; i++) // more regions than one node of a maple tree holds
+        mmap(NULL, 4096, i & 1 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static void load_modules(void)
+{
+    DIR *folder = opendir("/modules");
+    for (int round = 0; folder && round < 3; round++, rewinddir(folder)) // those that need others come again
+        for (struct dirent *one; (one = readdir(folder));) {
+            char path[300];
+            snprintf(path, sizeof path, "/modules/%s", one->d_name);
+            int fd = open(path, O_RDONLY);
+            if (one->d_name[0] != '.') syscall(SYS_finit_module, fd, "", 0);
+            close(fd);
+        }
+}
+
 static char *slurp(const char *path, int *size)
 {
     static char data[70000];
@@ -351,8 +424,14 @@ static void census(void)
         count++;
     }
     say("{\"kallsyms\": %u, \"crc\": %u}\n", count, ~hash);
+    static const char *whole[] = {"/proc/modules", "/proc/uptime", "/proc/sys/kernel/hostname", "/proc/sys/kernel/osrelease",
+        "/proc/sys/kernel/version", "/proc/sys/kernel/tainted", "/proc/cmdline"};
     char *data = slurp("/proc/version", &size);
     say("{\"version\": \"%s\"}\n", hex(data, size));
+    for (unsigned i = 0; i < sizeof whole / sizeof *whole; i++) {
+        data = slurp(whole[i], &size);
+        say("{\"%s\": \"%s\"}\n", strrchr(whole[i], '/') + 1, hex(data, size));
+    }
     data = slurp("/sys/kernel/notes", &size);
     say("{\"notes\": \"%s\"}\n", hex(data, size));
     for (struct dirent *one; (one = readdir(proc));) {
@@ -369,6 +448,10 @@ static void census(void)
         tell_link("pid_ns", one->d_name, "ns/pid");
         tell_link("mnt_ns", one->d_name, "ns/mnt");
         tell_link("net_ns", one->d_name, "ns/net");
+        tell_bytes(one->d_name, "mountinfo");
+        tell_bytes(one->d_name, "maps");
+        static const char *tables[] = {"net/tcp", "net/tcp6", "net/udp", "net/udp6", "net/raw", "net/unix"};
+        for (int i = 0; i < 6; i++) tell_bytes(one->d_name, tables[i]);
         char path[600];
         snprintf(path, sizeof path, "/proc/%s/fd", one->d_name);
         DIR *table = opendir(path);
@@ -414,6 +497,8 @@ int main(int argc, char **argv)
     file("/tmp/mnt/inner/x", "x");
     file("/tmp/script", "#!/bin/acts -e\n");
     chmod("/tmp/script", 0755);
+    if (sethostname("scanned", 7)) say("{\"warning\": \"hostname\"}\n");
+    load_modules();
     struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
     ioctl(socket(AF_INET, SOCK_DGRAM, 0), SIOCSIFFLAGS, &lo);
     char line[16];
@@ -434,6 +519,8 @@ int main(int argc, char **argv)
     stay(contained);
     stay(deleted_program);
     stay(many_descriptors);
+    stay(hold_sockets);
+    stay(hold_maps);
     sleep(1);
     say("{\"acts\": \"done\"}\n");
     census();
