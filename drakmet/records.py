@@ -48,6 +48,8 @@ class Record(msgspec.Struct, metaclass=_KeywordOnly):
     """A row of the table that is named like the class: ``FileOpen`` goes to ``file_open``."""
 
     table: ClassVar[str]
+    computed: ClassVar[dict[str, tuple[str, str]]] = {}
+    """Columns that SQLite computes when they are asked for: by name an SQL expression and a sentence; of any type."""
 
     def __init_subclass__(cls) -> None:
         """Give every record class its table's name."""
@@ -122,6 +124,11 @@ class Process(Record):
     pid_ns: Annotated[int | None, "inode number of its pid namespace"] = None
     mnt_ns: Annotated[int | None, "inode number of its mount namespace"] = None
     net_ns: Annotated[int | None, "inode number of its network namespace"] = None
+    windows_session: Annotated[int | None, "Windows: the terminal session it belongs to"] = None
+    life: Annotated[
+        int | None, "where start_time is unknown: process.id of the process's first row, its life's name"
+    ] = None
+    parent: Annotated[int | None, "where start_time is unknown: life of its parent"] = None
     unreadable: Annotated[str | None, "columns that could not be read, with commas; null if all were"] = None
 
 
@@ -177,6 +184,8 @@ class Column:
     is_address: bool = False
     is_json: bool = False
     is_bool: bool = False
+    expression: str | None = None
+    """What SQLite computes it from; None for a column that is stored."""
 
 
 @functools.cache
@@ -184,6 +193,11 @@ def columns(record: type[Record]) -> tuple[Column, ...]:
     """Return the columns of a record class in their order; raise `PluginError` for a type that no column can hold."""
     hints = typing.get_type_hints(record, include_extras=True)
     return tuple(_column(record, name, hints[name]) for name in record.__struct_fields__)
+
+
+def computed_columns(record: type[Record]) -> tuple[Column, ...]:
+    """Return the columns of a record class that SQLite computes."""
+    return tuple(Column(name, "ANY", True, doc, expression=sql) for name, (sql, doc) in record.computed.items())
 
 
 def to_signed(address: int) -> int:

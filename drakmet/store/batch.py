@@ -21,7 +21,7 @@ from msgspec.structs import astuple
 from drakmet.store.schema import json_text, quote, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from drakmet.records import Record
     from drakmet.store.schema import Table
@@ -56,23 +56,31 @@ class Inserter:
         if len(records) < _FEW or self.table.replaces:
             connection.executemany(self.table.insert, map(self.table.to_row, records))
             return
+        self._insert(connection, zip(*map(astuple, records), strict=True), len(records))
+
+    def insert_columns(self, connection: sqlite3.Connection, columns: Mapping[str, Sequence[Any]], rows: int) -> None:
+        """Insert rows that are given column by column; what is left out is null."""
+        nothing = [None] * rows
+        self._insert(connection, (columns.get(column.name, nothing) for column in self.table.columns), rows)
+
+    def _insert(self, connection: sqlite3.Connection, every: Iterable[Sequence[Any]], rows: int) -> None:
         places: list[int] = []
         columns: list[Iterable[Any]] = []
-        for place, column in enumerate(zip(*map(astuple, records), strict=True)):
+        for place, column in enumerate(every):
             # The first value is looked at first, as comparing a column of numbers with None is slow.
-            if column[0] is None and column.count(None) == len(records):
+            if column[0] is None and column.count(None) == rows:
                 continue
             turn = self._turn.get(place)
             places.append(place)
             columns.append(turn(column) if turn else column)
         width, chosen = len(places), tuple(places)
         values = itertools.chain.from_iterable(zip(*columns, strict=True))
-        together = len(records) // _TOGETHER * _TOGETHER
+        together = rows // _TOGETHER * _TOGETHER
         if together:
             # The same iterator so many times makes zip take that many values for each of its tuples.
             several = [itertools.islice(values, together * width)] * (_TOGETHER * width)
             connection.executemany(self._statement(chosen, _TOGETHER), zip(*several, strict=True))
-        if together < len(records):
+        if together < rows:
             connection.executemany(self._statement(chosen, 1), zip(*[values] * width, strict=True))
 
     def _statement(self, places: tuple[int, ...], rows: int) -> str:

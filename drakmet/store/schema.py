@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drakmet.errors import StoreError
-from drakmet.records import Column, Coverage, EventRecord, Guest, Record, Session, columns, to_signed
+from drakmet.records import (
+    Column,
+    Coverage,
+    EventRecord,
+    Guest,
+    Record,
+    Session,
+    columns,
+    computed_columns,
+    to_signed,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -44,6 +54,7 @@ class Table:
     has_own_id: bool
     insert: str
     replaces: bool
+    computed: tuple[Column, ...]
     to_row: Callable[[Any], Sequence[Any]]
 
 
@@ -64,6 +75,7 @@ def table_of(record: type[Record]) -> Table:
         any(column.name == "id" for column in cols),
         _insert(record, name, cols),
         record in _KEYS,
+        computed_columns(record),
         _to_row(cols),
     )
 
@@ -178,6 +190,17 @@ def _create(db: Database, table: Table) -> None:
         db.table(table.name).create_index(key, unique=True)
     for index in getattr(table.record, "indexes", ()):
         db.table(table.name).create_index(index)
+    _compute(db.conn, table, ())
+
+
+def _compute(connection: sqlite3.Connection, table: Table, existing: Iterable[str]) -> None:
+    """Add the computed columns that are missing; sqlite-utils knows none."""
+    for column in table.computed:
+        if column.name not in existing:
+            connection.execute(
+                f"ALTER TABLE {quote(table.name)} ADD COLUMN {quote(column.name)} {column.sql_type}"
+                f" GENERATED ALWAYS AS ({column.expression}) VIRTUAL"
+            )
 
 
 def _extend(
@@ -205,6 +228,7 @@ def _extend(
     }
     if loosened:
         db.table(table.name).transform(not_null=loosened)
+    _compute(db.conn, table, existing)
     have = {tuple(index.columns) for index in db.table(table.name).indexes}
     for index in getattr(table.record, "indexes", ()):
         if tuple(index) not in have:
@@ -216,7 +240,7 @@ def _say(sql_type: str, meaning: str | None) -> str:
 
 
 def _existing(connection: sqlite3.Connection, table: str) -> dict[str, tuple[str, bool]]:
-    rows = connection.execute('SELECT name, type, "notnull" FROM pragma_table_info(?)', (table,))
+    rows = connection.execute('SELECT name, type, "notnull" FROM pragma_table_xinfo(?)', (table,))
     return {name: (sql_type, bool(required)) for name, sql_type, required in rows}
 
 
@@ -239,7 +263,7 @@ def _document(connection: sqlite3.Connection, table: Table) -> None:
     rows = [] if table.has_own_id else [(table.name, "id", 0, "INTEGER", 0, None, "number of the row")]
     rows += [
         (table.name, c.name, place, c.sql_type, int(c.nullable), kind(c), c.doc)
-        for place, c in enumerate(table.columns, start=1)
+        for place, c in enumerate((*table.columns, *table.computed), start=1)
     ]
     connection.executemany(
         "INSERT INTO drakmet_column (table_name, name, position, type, nullable, kind, doc)"
