@@ -52,7 +52,14 @@ class Judge:
     def _run(self) -> None:
         try:
             rules, site = self._rules, self._rules.site
-            evaluator = Evaluator(self._path, rules.rules, rules.lists, exceptions=site.exceptions, start="end")
+            evaluator = Evaluator(
+                self._path,
+                rules.rules,
+                rules.lists,
+                exceptions=site.exceptions,
+                where=rules.where,
+                start="end",
+            )
         except DrakmetError as error:
             self.fault = error
             return

@@ -58,6 +58,7 @@ class Evaluator:
 
     ``start`` says whether the rows that are there already are new ("begin") or not ("end"). A row that comes late,
     stored after rows that happened after it, makes rules that look back judge these again, and tell what is new.
+    ``where`` says of rules, by their ids, where their SQL stands, for what is told of their faults.
     ``whole`` says that the file does not grow: then nothing is late, and of a burst the earliest result is told.
 
     A rule that takes longer than ``seconds`` for ``chunk`` rows of a table, or whose query gives more than ``limit``
@@ -73,6 +74,7 @@ class Evaluator:
         lists: Mapping[str, List] | None = None,
         *,
         exceptions: Iterable[Exemption] = (),
+        where: Mapping[str, str] | None = None,
         start: Literal["begin", "end"] = "begin",
         whole: bool = False,
         seconds: float = 5.0,
@@ -88,6 +90,7 @@ class Evaluator:
             create_views(self._connection)
             self.guard = Guard(self._connection)
             self._arrivals = Arrivals(self._connection)
+            self._places = dict(where or {})
             known = list(exceptions)
             self._rules = [
                 _Judged(rule, Exempting(self._connection, [one for one in known if one.concerns(rule.id)]))
@@ -163,12 +166,14 @@ class Evaluator:
             try:
                 compiled = Compiled(judged.rule, self._connection, self.guard)
                 missing = compiled.missing()
-                judged.fault = f"its query does not select {', '.join(missing)}" if missing else None
+                text = f"its query does not select {', '.join(missing)}"
+                judged.fault = self._at(judged, text) if missing else None
                 judged.compiled = None if missing else compiled
                 judged.bursts = Bursts(judged.rule.quiet) if judged.rule.once else None
                 judged.told = Told(judged.rule) if judged.rule.reach and not self._whole else None
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-                judged.fault = (self.guard.denied and f"{self.guard.denied} is not allowed in a rule") or str(error)
+                denied = self.guard.denied and f"{self.guard.denied} is not allowed in a rule"
+                judged.fault = self._at(judged, denied or str(error))
 
     def _ends(self) -> dict[str, int]:
         # What a rule reads may be a list or a view: only what the file describes has rows that come in.
@@ -217,7 +222,7 @@ class Evaluator:
                 raise
             judged.strikes += 1
             reason = self.guard.why(error) or str(error) or type(error).__name__
-            judged.failed = reason + (", and was given up" if judged.strikes >= _STRIKES else "")
+            judged.failed = self._at(judged, reason + (", and was given up" if judged.strikes >= _STRIKES else ""))
             return []
         judged.strikes = 0
         if len(findings) > _MOST_FINDINGS:
@@ -241,6 +246,10 @@ class Evaluator:
                     made.append(finding)
         return made
 
+    def _at(self, judged: _Judged, text: str) -> str:
+        place = self._places.get(judged.rule.id)
+        return f"{place}: {text}" if place else text
+
     def _sessions(self, rule: Rule) -> list[int]:
         if not rule.os:
             return []
@@ -255,9 +264,11 @@ def judge(
     rules: Iterable[Rule],
     lists: Mapping[str, List] | None = None,
     exceptions: Iterable[Exemption] = (),
+    *,
+    where: Mapping[str, str] | None = None,
 ) -> tuple[list[Finding], list[Outcome]]:
     """Judge a whole file, and return what was found and what became of each rule; raise `StoreError`."""
-    evaluator = Evaluator(path, rules, lists, exceptions=exceptions, whole=True, seconds=30.0)
+    evaluator = Evaluator(path, rules, lists, exceptions=exceptions, where=where, whole=True, seconds=30.0)
     try:
         return evaluator.step(), evaluator.outcomes()
     finally:

@@ -59,7 +59,7 @@ def formatted(file: RuleFile) -> str:
 
 def _blocks(file: RuleFile) -> list[tuple[list[str], list[_Statement], list[str]]]:
     blocks: list[tuple[list[str], list[_Statement], list[str]]] = [([], [], [])]
-    lines = file.text.replace("\r\n", "\n").split("\n")
+    lines = file.text.replace("\r\n", "\n").lstrip("\n").split("\n")
     comments: list[str] = []
     place = 0
     if head := _head(lines):

@@ -21,14 +21,14 @@ Value = str | int | float | bool
 """What a parameter, or a cell of a list, can be."""
 
 LEVELS = ("informational", "low", "medium", "high", "critical")
-_DURATION = re.compile(r"(\d{1,6})(ms|s|m|h|d)")
+DURATION = re.compile(r"(\d{1,6})(ms|s|m|h|d)")
 _UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 _AT_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 _AT_PATH = re.compile(r" - at `\$\.?(.*)`$")
 _KEY = re.compile(r"\s*(?:\[\[?\s*)?([A-Za-z_][\w.]*)\s*(?:\]\]?|=)")
 _TEST = re.compile(r"\s*\[\[\s*test\s*\]\]")
-_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
+TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_FILE = 1 << 20
 
 
@@ -158,12 +158,12 @@ class RuleFile:
         for key, time in times.items():
             if time and not is_duration(time):
                 raise RuleError(f"{time!r} is no duration", where=self.where(key), hint="such as 30s, 10m or 1h")
-        if not self.rule.triggers or not all(map(_TABLE.fullmatch, self.rule.triggers)):
+        if not self.rule.triggers or not all(map(TABLE.fullmatch, self.rule.triggers)):
             raise RuleError("from names no table", where=self.where("from"))
         if len(set(self.rule.triggers)) < len(self.rule.triggers):
             raise RuleError("from names a table twice", where=self.where("from"))
         for name in self.rule.parameters:
-            if not _PARAMETER.fullmatch(name) or name == "within" or name.startswith("drakmet_"):
+            if not PARAMETER.fullmatch(name) or name == "within" or name.startswith("drakmet_"):
                 raise RuleError(
                     f"{name!r} cannot be a parameter's name",
                     where=self.where("parameters"),
@@ -249,12 +249,12 @@ def placeholders(template: str) -> list[str]:
 
 def is_duration(value: object) -> bool:
     """Tell whether a value is ``30s``, ``10m``, ``1h``..."""
-    return isinstance(value, str) and _DURATION.fullmatch(value) is not None
+    return isinstance(value, str) and DURATION.fullmatch(value) is not None
 
 
 def duration(text: str) -> int:
     """Return the nanoseconds of ``30s``, ``10m``, ``1h``..."""
-    match = _DURATION.fullmatch(text)
+    match = DURATION.fullmatch(text)
     if not match:
         raise RuleError(f"{text!r} is no duration", hint="such as 30s, 10m or 1h")
     return int(match[1]) * _UNITS[match[2]]

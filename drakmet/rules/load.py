@@ -32,6 +32,11 @@ class RuleSet:
         """The rules as they are judged: without their files, with the site's parameters; may raise `RuleError`."""
         return [self.site.apply(file.rule) for file in self.files]
 
+    @property
+    def where(self) -> dict[str, str]:
+        """Where the SQL of each rule stands, as ``file:line``, by the rules' ids."""
+        return {file.rule.id: file.where("sql") for file in self.files}
+
 
 def bundled() -> Path:
     """Return the directory of the rules that come with drakmet."""

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from drakmet.cli import rules as command
+from drakmet.cli import rules_about, rules_check
 from drakmet.errors import DrakmetError, ExitCode
 from drakmet.records import Coverage, EventRecord, Process
 from drakmet.store import Writer
@@ -48,8 +49,10 @@ findings = []
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(command, "known_records", lambda _directories: [Opened])
-    monkeypatch.setattr(command, "bundled", lambda: tmp_path)
+    for module in (rules_check, rules_about):
+        monkeypatch.setattr(module, "known_records", lambda _directories: [Opened])
+    for module in (command, rules_check, rules_about):
+        monkeypatch.setattr(module, "bundled", lambda: tmp_path)
     (tmp_path / "secret.toml").write_text(RULE)
     return tmp_path
 
@@ -149,6 +152,82 @@ def test_findings_are_kept_once(site: Path, database: Path) -> None:
         ("secret", '[["opened", 1], ["process", 1]]')
     ]
     connection.close()
+
+
+def test_several_files_are_judged_and_findings_are_numbered_once_kept(site: Path, database: Path) -> None:
+    again = database.with_name("again.db")
+    again.write_bytes(database.read_bytes())
+    run("run", again, "--save")
+    found = json.loads(run("run", database, again, "--json").stdout)
+    assert [(row["file"], row["number"]) for row in found] == [(str(database), None), (str(again), 1)]
+
+
+def test_a_finding_is_explained(site: Path, database: Path) -> None:
+    run("run", database, "--save")
+    text = run("explain", f"{database}:1").stdout
+    for words in ("high: A secret was read", "opened 1", "/secret/a", str(site / "secret.toml"), "[[exception]]"):
+        assert words in text
+    assert all(line.isprintable() for line in text.splitlines())
+    told = json.loads(run("explain", f"{database}:1", "--json").stdout)
+    assert [(row["table"], row["id"]) for row in told["rows"]] == [("opened", 1), ("process", 1)]
+    assert told["rule"]["attack"] == ["T1005"]
+    for wrong in (f"{database}:7", str(database), "x", f"{database}:{'9' * 30}"):
+        assert isinstance(run("explain", wrong).exception, DrakmetError)
+
+
+def test_what_explain_says_silences_the_finding(site: Path, database: Path) -> None:
+    run("run", database, "--save")
+    told = json.loads(run("explain", f"{database}:1", "--json").stdout)
+    (site / "site.toml").write_text(told["silence"]["exception"].replace("...", "it is allowed"))
+    result = run("run", database, "--rules", site)
+    assert (result.exit_code, result.stdout.count("secret")) == (ExitCode.CLEAN, 0)
+    (end,) = json.loads(run("run", database, "--rules", site, "--outcomes", "--json").stdout)
+    assert (end["state"], end["excepted"]) == ("clean", 1)
+
+
+def test_the_coverage_names_techniques_and_tables_without_rules(site: Path) -> None:
+    rows = {row["id"]: row for row in json.loads(run("coverage", "--json").stdout)}
+    assert (rows["T1005"]["name"], rows["T1005"]["rules"]) == ("Data from Local System", ["secret"])
+    assert rows["TA0009"]["rules"] == ["secret"]
+    assert rows["TA0001"]["rules"] == []
+    assert rows["opened"]["rules"] == ["secret"]
+    (site / "secret.toml").unlink()
+    assert "opened" in run("coverage", "--kind", "table", "--unused").stdout
+
+
+def test_a_new_rule_passes_its_checks(site: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    assert run("new", "my-rule", "--from", "opened", "--directory", mine).exit_code == ExitCode.CLEAN
+    for command_name in ("check", "test"):
+        assert run(command_name, mine / "my-rule.toml").exit_code == ExitCode.CLEAN
+    assert run("fmt", "--check", mine).exit_code == ExitCode.CLEAN
+    for wrong in (["my-rule", "--from", "opened"], ["x", "--from", "opend"], ["../x", "--from", "opened"]):
+        assert isinstance(run("new", *wrong, "--directory", mine).exception, DrakmetError)
+
+
+def test_fmt_changes_files_once(site: Path) -> None:
+    assert run("fmt", "--check", site).exit_code == ExitCode.USAGE
+    assert (site / "secret.toml").read_text() == RULE
+    assert "was changed" in run("fmt", site).stdout
+    assert 'attack = ["T1005 Data from Local System"]' in (site / "secret.toml").read_text()
+    assert run("fmt", "--check", site).exit_code == ExitCode.CLEAN
+    assert run("check", site, "--strict").exit_code == ExitCode.CLEAN
+
+
+def test_check_writes_sarif(site: Path) -> None:
+    (site / "bad.toml").write_text(RULE.replace('"secret"', '"bad"').replace("WHERE path", "WHERE pth"))
+    log = json.loads(run("check", "--sarif").stdout)
+    (result,) = log["runs"][0]["results"]
+    assert log["version"] == "2.1.0"
+    assert (result["ruleId"], result["level"]) == ("unknown-column", "error")
+    place = result["locations"][0]["physicalLocation"]
+    assert place == {"artifactLocation": {"uri": f"file://{site}/bad.toml"}, "region": {"startLine": 13}}
+    known = log["runs"][0]["tool"]["driver"]["rules"]
+    assert known[result["ruleIndex"]]["id"] == "unknown-column"
+
+
+def test_the_schema_is_json(site: Path) -> None:
+    assert json.loads(run("schema").stdout)["$schema"].startswith("https://json-schema.org/")
 
 
 def test_rules_are_listed_and_shown(site: Path) -> None:
