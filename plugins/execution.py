@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What runs: programs that start, processes that fork and end, and those that ran already."""
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated
 
-from drakmet import Attached, EventRecord, Hit, Trap, hookimpl
+from drakmet import Attached, DrakmetError, EventRecord, Hit, Trap, escape_bytes, hookimpl
 
 
 class ProcessStart(EventRecord):
@@ -43,10 +45,14 @@ class ProcessExit(EventRecord):
 
 
 class ProcessRunning(EventRecord):
-    """A process that ran already when the guest was attached to."""
+    """A process that ran already when the guest was attached to, or scanned."""
 
     pid: Annotated[int | None, "process id"]
     argv: Annotated[list[str] | None, "its arguments, as they lie in its memory now: it may have changed them"]
+    path: Annotated[str | None, "the file it executes, from the root of the mount namespace"] = None
+    cwd: Annotated[str | None, "its working directory"] = None
+    memfd: Annotated[bool | None, "whether the file is in memory only (memfd_create)"] = None
+    deleted: Annotated[bool | None, "whether the file's name was removed"] = None
 
 
 _GROUP_EXIT = 0x4  # SIGNAL_GROUP_EXIT, include/linux/sched/signal.h
@@ -191,17 +197,27 @@ def on_exit(hit: Hit) -> ProcessExit | None:
 
 def running(attached: Attached) -> Iterator[ProcessRunning]:
     """List the processes that run already."""
-    guest = attached.guest
-    for task in guest.tasks():
+    reader = attached.guest.task_reader
+    for task in attached.guest.tasks():
         process = attached.process(task)
         if process is None or process.kernel_thread:
             continue
-        argv = attached.argv(task)
+        argv, cwd, program = attached.argv(task), None, None
+        with suppress(DrakmetError):
+            cwd = escape_bytes(os.fsencode(attached.guest.cwd(task).text))
+        with suppress(DrakmetError):
+            program = reader.exe(reader.mm(task))
+        lost = [name for name, value in (("argv", argv), ("cwd", cwd)) if value is None]
+        lost += [] if program else ["path", "memfd", "deleted"]
         yield ProcessRunning(
             session=attached.session,
             time=attached.time,
             process=process.id,
-            unreadable="argv" if argv is None else None,
+            unreadable=",".join(lost) or None,
             pid=process.pid,
             argv=argv,
+            path=process.exe if program else None,
+            cwd=cwd,
+            memfd=program.kind == "memfd" if program else None,
+            deleted=program.deleted if program else None,
         )

@@ -45,6 +45,7 @@ class Regions:
         types = kernel.profile.types
         self._space = kernel.space
         members = ["vm_start", "vm_end", "vm_flags", "vm_pgoff", "vm_file"]
+        self._vdso = types.offset("mm_struct", "context.vdso")
         self._listed = types.has_field("mm_struct", "mmap") and types.has_field("vm_area_struct", "vm_next")
         self._vma = Slice(types, "vm_area_struct", *members, *(["vm_next"] if self._listed else []))
         if self._listed:
@@ -71,6 +72,10 @@ class Regions:
                 raise Unreadable(f"a region from {start:#x} to {end:#x} after {last:#x}")
             last = end
             yield Region(start, end, flags, file, page << 12 & _U64)
+
+    def vdso(self, mm: int) -> int:
+        """Return where the kernel mapped the vDSO, 0 if it did not."""
+        return self._space.read_u64(mm + self._vdso)
 
     def _linked(self, mm: int) -> Iterator[int]:
         vma = self._space.read_u64(mm + self._first)

@@ -56,6 +56,9 @@ class SocketTables:
         self._sk_socket = types.offset("sock", "sk_socket")
         self._sk_uid = types.offset("sock", "sk_uid") if types.has_field("sock", "sk_uid") else None
         inode = types.offset("socket_alloc", "vfs_inode") - types.offset("socket_alloc", "socket")
+        self._substate = None
+        if types.has_field("inet_timewait_sock", "tw_substate"):
+            self._substate = types.field("inet_timewait_sock", "tw_substate")
         self._inode = inode + types.offset("inode", "i_ino")
 
     def describe(self, sock: int) -> TableSocket:
@@ -66,6 +69,10 @@ class SocketTables:
         net_ns = space.read_uint(net + self._inum, 4) if net else None
         shown = STATES[state] if state < len(STATES) else str(state)
         if state in (_TIME_WAIT, _NEW_SYN_RECV) and space.read_uint(sock + self._family, 2) in (2, 10):
+            if state == _TIME_WAIT and self._substate is not None:
+                # FIN_WAIT2 is waited for in the same small structure.
+                state = space.read_uint(sock + self._substate.offset, 1)
+                shown = STATES[state] if state < len(STATES) else str(state)
             half = self._sockets.of_sock(sock)
             # Only the part that all kinds have in common is there; type and protocol are a TCP socket's.
             whole = Socket(half.family, "stream", "tcp", state, half.local, half.remote)

@@ -10,6 +10,7 @@ from drakmet.guest import status
 from drakmet.guest.memory import Unreadable, extents
 from drakmet.guest.modules import Module, Modules
 from drakmet.guest.mounts import Mounts
+from drakmet.guest.pathtypes import GuestPath
 from drakmet.guest.regions import VM_EXEC, VM_WRITE, Region, Regions
 from drakmet.guest.sockettables import SocketTables, TableSocket
 from drakmet.monitor.values import settle
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from drakmet.guest.files import File
     from drakmet.records import EventRecord, Process, Record
     from drakmet.scan.session import Reading
+
+
+_VDSO = 1
+"""In the place of a file's address: the code that the kernel maps into every process."""
 
 
 class Collector(Protocol):
@@ -297,25 +302,26 @@ def mapped_files(scan: Reading) -> Iterator[MappedFile]:
             mm = guest.task_reader.mm(task)
             if not mm:
                 raise Unreadable("it is exiting")
+            vdso = reader.vdso(mm)
             for region in reader.of(mm):
                 if region.file or region.flags & VM_EXEC:
-                    by_file.setdefault(region.file, []).append(region)
+                    by_file.setdefault(_VDSO if region.start == vdso else region.file, []).append(region)
         except GuestError as error:
             scan.lose(f"memory of process {process.pid}: {error.what}")
         for file, regions in by_file.items():
-            if file and file not in known:
+            if file not in known and file not in (0, _VDSO):
                 try:
                     known[file] = settle(guest.file(file))
                 except GuestError as error:
                     scan.lose(f"a mapped file of process {process.pid}: {error.what}")
                     known[file] = None
-            yield _mapped(scan, process, known.get(file), regions, named=bool(file))
+            yield _mapped(scan, process, known.get(file), regions, file)
 
 
-def _mapped(scan: Reading, process: Process, file: File | None, regions: list[Region], *, named: bool) -> MappedFile:
-    path = file.path if file else None
-    lost = ["path", "deleted", "memfd"] if named and path is None else []
-    if named and (file is None or file.inode is None):
+def _mapped(scan: Reading, process: Process, file: File | None, regions: list[Region], address: int) -> MappedFile:
+    path = GuestPath("[vdso]") if address == _VDSO else file.path if file else None
+    lost = ["path", "deleted", "memfd"] if address and path is None else []
+    if address not in (0, _VDSO) and (file is None or file.inode is None):
         lost += ["inode", "device"]
     return MappedFile(
         session=scan.session,

@@ -7,7 +7,6 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
-from drakmet.errors import DrakmetError
 from drakmet.guest.memory import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Unreadable, extents, missing
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ _MOST_AT_ONCE: Final = 256
 _CHECK: Final = 4096
 
 
-class OutOfTime(DrakmetError):  # noqa: N818 - it says what it is
-    """A scan takes longer than it may. No `GuestError`: decoders must not take it for a value they cannot read."""
+class OutOfTime(Exception):  # noqa: N818 - it says what it is
+    """A scan takes longer than it may. Of no kind that decoders take for a value they cannot read."""
 
 
 class ScanMemory:

@@ -97,7 +97,7 @@ class MappedFile(EventRecord):
 
     indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("process",),)
 
-    path: Annotated[str | None, "the file; null for memory without one"] = None
+    path: Annotated[str | None, "the file, or [vdso]; null for memory without one"] = None
     address: Annotated[Address | None, "lowest address at which it is mapped"] = None
     size: Annotated[int | None, "bytes that are mapped of it, in all its parts"] = None
     executable: Annotated[bool | None, "whether code in it can run"] = None

@@ -6,11 +6,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from guest.images import NAMES, image
+from guest.truth import expected, raw
 
 from drakmet.guest.files import File
+from drakmet.guest.kernel import Kernel
+from drakmet.guest.linux import LinuxGuest
+from drakmet.guest.memory import SparseMemory
 from drakmet.guest.pathtypes import GuestPath
 from drakmet.plugins import bundled
+from drakmet.scan.session import Reading
 from drakmet.testing import PROCESS, load, run_trap, trap
+from drakmet.text import escape
 
 plugin = load(bundled() / "execution.py")
 EXEC, FORK, EXIT = (trap(plugin, label) for label in ("exec", "fork", "exit"))
@@ -160,29 +167,37 @@ def test_an_end_that_cannot_be_read(lost: str) -> None:
     assert set(record.unreadable.split(",")) == {"status", "signal", "core"}
 
 
-class Guest:
-    """As much of a guest as the collector asks for."""
-
-    session, time = 3, 99
-
-    def __init__(self) -> None:
-        self.guest = self
-
-    def tasks(self) -> list[int]:
-        return [1, 2, 3, 4]
-
-    def process(self, task: int) -> Any:
-        if task == 1:
-            return None
-        return PROCESS.__class__(id=task, session=3, time=99, pid=100 + task, kernel_thread=task == 2)
-
-    def argv(self, task: int) -> list[str] | None:
-        return ["sleep", "1"] if task == 3 else None
-
-
 def test_what_runs_already_is_listed() -> None:
     (collector,) = plugin.collectors
-    known, unknown = list(collector(Guest()))  # type: ignore[arg-type]
-    assert (known.pid, known.process, known.argv, known.unreadable) == (103, 3, ["sleep", "1"], None)  # type: ignore[attr-defined]
-    assert (unknown.pid, unknown.argv, unknown.unreadable) == (104, None, "argv")  # type: ignore[attr-defined]
-    assert {(one.session, one.time) for one in (known, unknown)} == {(3, 99)}  # type: ignore[attr-defined]
+    for name in NAMES:
+        guest = image(name)
+        told = {line["process"]: line for line in guest.told if "process" in line}
+        found: list[Any] = list(collector(Reading(guest.guest, 3, 1, 99)))
+        assert {(one.session, one.time) for one in found} == {(3, 99)}
+        assert {one.pid for one in found} == {pid for pid, line in told.items() if "exe" in line}
+        for one in found:
+            line = told[one.pid]
+            name, deleted = str(expected(line)["exe"]), expected(line)["exe_deleted"]
+            assert (one.path, one.deleted, one.unreadable) == (escape(name), deleted, None)
+            assert one.memfd == name.startswith("/memfd:")
+            assert one.argv == [escape(part) for part in raw(line["cmdline"]).removesuffix("\0").split("\0")]
+            assert one.cwd == escape(raw(line["cwd"]))
+
+
+def test_what_cannot_be_read_of_a_process_is_named() -> None:
+    (collector,) = plugin.collectors
+    guest = image("6.1")
+    whole = Reading(guest.guest, 3, 1, 99)
+    of_init = next(iter(whole.guest.tasks()))
+    for lost, member in (("argv", "mm"), ("cwd", "fs")):
+        at = guest.kernel.gpa(of_init + guest.guest.types.offset("task_struct", member))
+        memory = SparseMemory(dict(guest.memory.pages), guest.memory.size)
+        page = bytearray(memory.pages[at >> 12])
+        page[at & 0xFFF : (at & 0xFFF) + 8] = b"\1" * 8
+        memory.pages[at >> 12] = bytes(page)
+        found = guest.kernel
+        damaged = LinuxGuest(Kernel(found.profile, memory, found.base, found.slide, found.levels))
+        rows: list[Any] = list(collector(Reading(damaged, 3, 1, 99)))
+        assert lost in rows[0].unreadable.split(",")
+        assert getattr(rows[0], lost) is None
+        assert all(row.unreadable is None for row in rows[1:])
