@@ -54,7 +54,10 @@ class Arrivals:
 
     def fresh(self, table: str, span: Span) -> dict[int, Times]:
         """Return the times of new rows by guest."""
-        return {guest: times for _, guest, times in self._hulls(table, span, blocks=False)}
+        found: dict[int, Times] = {}
+        for _, guest, times in self._hulls(table, span, blocks=False):
+            found[guest] = times.hull(found[guest]) if guest in found else times
+        return found
 
     def keep(self, table: str, span: Span) -> None:
         """Remember that rows were judged."""

@@ -170,7 +170,9 @@ class Evaluator:
                 judged.fault = self._at(judged, text) if missing else None
                 judged.compiled = None if missing else compiled
                 judged.bursts = Bursts(judged.rule.quiet) if judged.rule.once else None
-                judged.told = Told(judged.rule) if judged.rule.reach and not self._whole else None
+                # A row that is judged once cannot tell a thing twice, but two tables can: each tells of a pair.
+                twice = not self._whole or len(judged.rule.triggers) > 1
+                judged.told = Told(judged.rule) if judged.rule.reach and twice else None
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
                 denied = self.guard.denied and f"{self.guard.denied} is not allowed in a rule"
                 judged.fault = self._at(judged, denied or str(error))

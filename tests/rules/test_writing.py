@@ -120,7 +120,7 @@ title = "y"
 rows.opened = []
 findings = 0
 # the end
-"""
+"""  # noqa: W291 - blanks at ends of lines are what this is about
 
 
 def test_the_one_form() -> None:
