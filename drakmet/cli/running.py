@@ -63,10 +63,13 @@ class Ended:
     @property
     def exit_code(self) -> ExitCode:
         """Findings first; else whether all that was asked for was watched."""
+        from drakmet.monitor.outcomes import CUT_SHORT
+
         if self.findings:
             return ExitCode.FINDINGS
+        cut_short = self.outcome in CUT_SHORT
         missing = any(trap.state not in ("armed", "resting") for trap in self.statistics.traps)
-        partly = missing or self.quarantined or self.failed_plugins or self.rules_fault
+        partly = cut_short or missing or self.quarantined or self.failed_plugins or self.rules_fault
         return ExitCode.PARTLY if partly else ExitCode.CLEAN
 
 
@@ -80,12 +83,14 @@ def run(
     seconds: float | None = None,
     filters: Filters | None = None,
     recording: Path | None = None,
+    guarded: bool = True,
     host: str | None = None,
 ) -> Ended:
     """Watch the guest that ``uri`` names until it is told to end, and return how that was.
 
     With ``database`` records are stored there, and judged by ``rules`` meanwhile; with ``recording`` what was read of
-    the guest is kept there. ``host`` is the name to store for the machine, if not its own.
+    the guest is kept there. Unless not ``guarded``, a guardian frees the guest should this process die. ``host`` is the
+    name to store for the machine, if not its own.
     """
     from drakmet.cli.judging import Judge
     from drakmet.monitor import Monitor
@@ -98,7 +103,7 @@ def run(
         stack.callback(source.close)
         writer = stack.enter_context(Writer(database, plugins.records)) if database else None
         sinks: list[Sink] = [writer, view] if writer else [view]
-        monitor = Monitor(source, plugins.plugins, sinks, filters=filters, record=recording)
+        monitor = Monitor(source, plugins.plugins, sinks, filters=filters, record=recording, guarded=guarded)
         view.note(f"finding the kernel of {source.about.guest}")
         prepared = monitor.prepare()
         assert monitor.kernel is not None  # noqa: S101 - found by prepare

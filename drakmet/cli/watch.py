@@ -65,6 +65,9 @@ _filter_options = _together(
     ),
 )
 _for = click.option("--for", "seconds", type=Duration(), help="end after this time, such as 90s, 5m or 2h")
+_no_guardian = click.option(
+    "--no-guardian", is_flag=True, help="start no process that frees the guest should this one be killed"
+)
 _json = click.option("--json", "as_json", is_flag=True, help="one JSON object a line: records, findings, a summary")
 
 
@@ -75,6 +78,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="one JSON object a 
 @_plugin_options
 @_rule_options
 @_filter_options
+@_no_guardian
 @_json
 @click.pass_context
 def watch(ctx: click.Context, /, uri: str, database: Path | None, **options: Any) -> None:
@@ -99,6 +103,7 @@ def watch(ctx: click.Context, /, uri: str, database: Path | None, **options: Any
 @_for
 @_plugin_options
 @_filter_options
+@_no_guardian
 @_json
 @click.pass_context
 def record(ctx: click.Context, /, uri: str, recording: Path | None, **options: Any) -> None:
@@ -153,6 +158,7 @@ def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str,
         seconds=options["seconds"],
         filters=_filters(options),
         recording=options.get("recording"),
+        guarded=not options.get("no_guardian"),
     )
     ctx.exit(int(ended.exit_code))
 

@@ -22,6 +22,7 @@ from drakmet.pyxen import HOST_VIEW, Access
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from drakmet.guardian.handle import Guardian
     from drakmet.guest.linux import LinuxGuest
     from drakmet.guest.memory import PhysicalMemory
     from drakmet.monitor.dispatch import Hits
@@ -38,6 +39,7 @@ class Domain(Protocol):
 
     control: Control
     domid: int
+    guardian: Guardian | None
 
     @property
     def memory(self) -> PhysicalMemory:
@@ -60,6 +62,9 @@ class Domain(Protocol):
 
     def map(self, gfns: Sequence[int]) -> ForeignMap:
         """Frames of it, for writing."""
+
+    def left(self) -> None:
+        """Be told that all was taken back."""
 
 
 class Engine:
@@ -84,6 +89,8 @@ class Engine:
         self._answers: Answers | None = None
         self._altp2m: Altp2m | None = None
         self._gpas: dict[int, int] = {}
+        self._window: ForeignMap | None = None
+        self._forget: Callable[[], object] | None = None
 
     @property
     def shadow_frames(self) -> int:
@@ -113,6 +120,7 @@ class Engine:
         # The ring first: it is what tells that another monitor has the guest.
         monitor = self.domain.monitor()
         undo.add("event ring", monitor.close)
+        self._forget = monitor.forget
         self.ring = monitor.ring
         if not monitor.capabilities & _SINGLESTEP:
             raise XenError(
@@ -158,7 +166,7 @@ class Engine:
         frames = self.domain.frames()
         self._later.add("shadow frames", frames.close)
         spare = frames.add(count)
-        window = self.domain.map(spare)
+        window = self._window = self.domain.map(spare)
         self._later.add("their mapping", window.close)
         if window.errors:
             raise XenError(f"{len(window.errors)} of {count} shadow frames cannot be mapped", where=f"domain {domid}")
@@ -199,11 +207,26 @@ class Engine:
 
     def detach(self) -> list[tuple[str, Exception]]:
         """Take everything back; return what failed. A guest that is gone fails nothing."""
+        if self.domain.guardian is not None and self.domain.guardian.freed:
+            self.abandon()
+            return []
         failed = self._undo.unwind() + self._later.unwind()
         self.places.clear()
         self.batch = lambda: 0
         gone = bool(failed) and self.domain.state() is None
+        if gone or not failed:
+            self.domain.left()
         return [] if gone else failed
+
+    def abandon(self) -> None:
+        """Let go of a guest that was taken from us: ask nothing of Xen, another monitor may have it by now."""
+        self._undo, self._later = Undo(), Undo()
+        self.places.clear()
+        self.batch = lambda: 0
+        for end in (self.channel and self.channel.close, self._window and self._window.close, self._forget):
+            if end:
+                with contextlib.suppress(XenError, OSError):
+                    end()
 
     def learn(self, address: int) -> bool:
         """Arm the place that calls return to at ``address``, while a vCPU waits; tell whether that worked."""

@@ -8,7 +8,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from drakmet.errors import XenError
 from drakmet.monitor.engine import Engine
+from drakmet.monitor.outcomes import DONE, FREED, GUEST_GONE, NO_GUARDIAN
 from drakmet.monitor.throttle import Throttle
 from drakmet.monitor.waiting import TICK, Marks
 
@@ -24,12 +26,20 @@ _SWITCH: Final = 0.001
 """Seconds after which another thread has to give way to the loop: a vCPU may be waiting."""
 
 
+class FreedError(XenError):
+    """The guest is no longer ours."""
+
+    def __init__(self) -> None:
+        super().__init__(FREED, hint="was this process stopped, or a plugin busy for seconds?")
+
+
 class LiveDriver:
     """The loop over a running domain."""
 
     def __init__(self, domain: Domain, guest: LinuxGuest) -> None:
         self.engine = Engine(domain, guest)
-        self._marks = Marks()
+        self._marks = Marks(woken=self._woken)
+        self._guardian = domain.guardian
         self.batches = 0
 
     def now(self) -> int:
@@ -46,7 +56,15 @@ class LiveDriver:
 
     def pump(self) -> None:
         """Handle what waits already."""
+        self._woken()
         self.engine.batch()
+        if self._guardian is not None:
+            self._guardian.beat()
+
+    def _woken(self) -> None:
+        """Raise `FreedError` if the guest was taken from us, as while this process was stopped."""
+        if self._guardian is not None and self._guardian.freed:
+            raise FreedError
 
     def run(
         self,
@@ -57,7 +75,7 @@ class LiveDriver:
     ) -> str:
         """Handle events until ``seconds`` are over, ``tick`` returns False, a signal comes or the guest goes.
 
-        Return ``done`` or ``guest gone``.
+        Return ``done``, `GUEST_GONE`, `NO_GUARDIAN` or `FREED`.
         """
         engine = self.engine
         channel, ring = engine.channel, engine.ring
@@ -84,17 +102,29 @@ class LiveDriver:
                         marks.look()
                     if marks.due or marks.stopping:
                         marks.due = False
-                        if not self._tick(throttle, tick, turn):
-                            return "guest gone"
+                        ended = self._tick(throttle, tick, turn)
+                        if ended is not None:
+                            return ended
                         if marks.stopping or (deadline is not None and time.monotonic() >= deadline):
-                            return "done"
+                            return DONE
+        except FreedError as error:
+            return error.what
         finally:
             sys.setswitchinterval(interval)
             gc.unfreeze()
             if collecting:
                 gc.enable()
 
-    def _tick(self, throttle: Throttle, tick: Callable[[], bool], turn: Callable[[ArmedTrap, bool], None]) -> bool:
+    def _tick(
+        self, throttle: Throttle, tick: Callable[[], bool], turn: Callable[[ArmedTrap, bool], None]
+    ) -> str | None:
+        """Do what is due five times a second; return how the watch ends if it has to."""
+        guardian = self._guardian
+        if guardian is not None:
+            self._woken()
+            guardian.beat()
+            if not guardian.alive:
+                return NO_GUARDIAN
         out, back = throttle.look(time.monotonic_ns())
         for trap in out:
             turn(trap, False)
@@ -104,7 +134,7 @@ class LiveDriver:
             self.stop()
         # The young generations only: nothing that a hit makes lives long or refers to itself.
         gc.collect(0)
-        return self.engine.alive()
+        return None if self.engine.alive() else GUEST_GONE
 
     def arm(self, trap: ArmedTrap) -> None:
         """Put a trap back."""

@@ -13,6 +13,7 @@ from drakmet.monitor.dispatch import Hits
 from drakmet.monitor.faults import Faults
 from drakmet.monitor.filters import Filters
 from drakmet.monitor.live import LiveDriver
+from drakmet.monitor.outcomes import CUT_SHORT
 from drakmet.monitor.processes import Processes
 from drakmet.monitor.recorder import WatchRecorder
 from drakmet.monitor.replaying import ReplayDriver
@@ -82,7 +83,8 @@ class Monitor:
     handles hits until it is told to end; `detach` takes everything back and may be called twice. As a context manager
     it detaches at the end, whatever happens.
 
-    ``record`` writes a recording of the watch to this file.
+    ``record`` writes a recording of the watch to this file. Unless not ``guarded``, a process of its own frees the
+    guest should this one die, and the watch ends if that process does.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class Monitor:
         *,
         filters: Filters | None = None,
         record: Path | None = None,
+        guarded: bool = True,
     ) -> None:
         self.source = source
+        self._guarded = guarded
         self.plugins = list(plugins)
         self._sinks = list(sinks)
         for plugin in self.plugins:
@@ -136,6 +140,9 @@ class Monitor:
         if self.prepared is not None:
             return self.prepared
         known = None
+        guard = getattr(self.source, "guard", None)  # none is needed where nobody waits, as in a recording
+        if self._guarded and guard is not None:
+            guard()  # it starts while the kernel is looked for
         if isinstance(self.source, ReplaySource):
             known = self.source.head.places
             self.kernel = self.source.kernel()
@@ -209,7 +216,7 @@ class Monitor:
             self._book.gap((plugin, name), (), self.time, text)
 
     def run(self, seconds: float | None = None, on_tick: Callable[[Statistics], object] | None = None) -> str:
-        """Handle hits; return ``done`` or ``guest gone``.
+        """Handle hits; return ``done``, ``guest gone``, or why the watch could not go on.
 
         It ends after ``seconds``, at SIGINT or SIGTERM, after `stop`, or when ``on_tick``, which is called five times
         a second, returns False. Without a main thread of its own it sees no signals.
@@ -246,6 +253,7 @@ class Monitor:
             if self._hits is not None:
                 self._hits.abandon(now)
             if self._book is not None:
+                self._tell_of_the_end(now)
                 self._book.close_all(now)
             self._frozen = self._count(driver)
             self.flush()
@@ -259,6 +267,13 @@ class Monitor:
             raise DrakmetError(
                 f"the guest could not be left as it was ({name}): {error}", where=self.source.uri
             ) from error
+
+    def _tell_of_the_end(self, now: int) -> None:
+        """Put into the coverage that a watch was cut short, where no trap can see on though it was meant to."""
+        assert self._book is not None  # noqa: S101  # its caller looked
+        if self.outcome is not None and self.outcome in CUT_SHORT:
+            for trap in self._traps:
+                self._book.gap(trap.key, trap.tables, now, self.outcome)
 
     # for collectors (`drakmet.traps.Attached`)
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TICK: Final = 0.2
 """Seconds between two ticks, and the longest sleep."""
@@ -19,8 +19,10 @@ TICK: Final = 0.2
 class Marks:
     """`due` says that a tick is due, `stopping` that the watch is to end; both may be set at any time."""
 
-    def __init__(self, tick: float = TICK) -> None:
+    def __init__(self, tick: float = TICK, woken: Callable[[], object] = lambda: None) -> None:
+        """Take how often a tick is due, and what is to be called when this process was stopped and goes on."""
         self._tick = tick
+        self._woken = woken
         self._next = 0.0
         self.due = False
         self.stopping = False
@@ -37,7 +39,7 @@ class Marks:
             number: signal.signal(number, handler)
             for number, handler in (
                 (signal.SIGALRM, self._alarm), (signal.SIGINT, self._stop), (signal.SIGTERM, self._stop),
-                (signal.SIGHUP, self._stop),
+                (signal.SIGHUP, self._stop), (signal.SIGCONT, self._continued),
             )
         }  # fmt: skip
         signal.setitimer(signal.ITIMER_REAL, self._tick, self._tick)
@@ -59,6 +61,9 @@ class Marks:
 
     def _alarm(self, _number: int, _frame: Any) -> None:
         self.due = True
+
+    def _continued(self, _number: int, _frame: Any) -> None:
+        self._woken()
 
     def _stop(self, _number: int, _frame: Any) -> None:
         self.stopping = True

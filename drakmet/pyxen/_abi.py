@@ -73,6 +73,15 @@ typedef struct {
 } xc_physinfo_t;
 
 typedef struct {
+    uint16_t dom;
+    uint32_t port;
+    uint32_t status;
+    uint32_t vcpu;
+    uint16_t remote_dom;
+    uint32_t remote_port;
+} xc_evtchn_status_t;
+
+typedef struct {
     int code;
     char message[1024];
 } xc_error;
@@ -88,6 +97,7 @@ int xc_domain_pause(xc_interface *xch, uint32_t domid);
 int xc_domain_unpause(xc_interface *xch, uint32_t domid);
 int xc_domain_hvm_getcontext_partial(xc_interface *xch, uint32_t domid, uint16_t typecode, uint16_t instance,
                                      void *ctxt_buf, uint32_t size);
+int xc_evtchn_status(xc_interface *xch, xc_evtchn_status_t *status);
 int xc_vcpu_getinfo(xc_interface *xch, uint32_t domid, uint32_t vcpu, xc_vcpuinfo_t *info);
 int xc_domain_setmaxmem(xc_interface *xch, uint32_t domid, uint64_t max_memkb);
 int xc_domain_maximum_gpfn(xc_interface *xch, uint32_t domid, xen_pfn_t *gpfns);

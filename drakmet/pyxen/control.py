@@ -8,7 +8,6 @@ import errno
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from drakmet.pyxen import registers
 from drakmet.pyxen._lib import libraries
 from drakmet.pyxen.failures import XenCallError
 
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
+
+    from drakmet.pyxen import registers
+    from drakmet.pyxen.ledger import Ledger
 
 DOM0 = 0
 MAX_DOMAINS = 32752
@@ -99,6 +101,9 @@ class Control:
             raise XenCallError("xc_interface_open", self._ffi.errno)
         self._handle: Any = handle
         self._pauses: dict[int, int] = {}
+        self._paused_by_others = False
+        self.ledger: Ledger | None = None
+        """Where pauses of its guest are noted, for who has to undo them if this process is killed."""
 
     def __enter__(self) -> Self:
         return self
@@ -199,17 +204,36 @@ class Control:
 
     def pause(self, domid: int) -> None:
         """Stop a domain; pauses count, each wants its `unpause`. On return no vCPU runs any more."""
-        self.call("xc_domain_pause", domid)
-        self._pauses[domid] = self._pauses.get(domid, 0) + 1
+        with self.pausing(domid):
+            self.call("xc_domain_pause", domid)
+            self._pauses[domid] = self._pauses.get(domid, 0) + 1
 
     def unpause(self, domid: int) -> None:
         """Undo one `pause`."""
-        self.call("xc_domain_unpause", domid)
         left = self._pauses.get(domid, 0) - 1
         if left > 0:
             self._pauses[domid] = left
         else:
             self._pauses.pop(domid, None)
+        with self.pausing(domid):
+            self.call("xc_domain_unpause", domid)
+
+    @contextlib.contextmanager
+    def pausing(self, domid: int) -> Iterator[None]:
+        """Note that a call is under way that pauses or unpauses the domain, and what came of it."""
+        ledger = self.ledger
+        if ledger is None or ledger.domid != domid:
+            yield
+            return
+        if not ledger.pauses:
+            self._paused_by_others = self.domain(domid).paused
+        ledger.pausing = not self._paused_by_others
+        ledger.pauses = min(ledger.pauses, self._pauses.get(domid, 0))
+        try:
+            yield
+        finally:
+            ledger.pauses = self._pauses.get(domid, 0)
+            ledger.pausing = False
 
     @contextlib.contextmanager
     def paused(self, domid: int) -> Iterator[None]:
@@ -231,6 +255,8 @@ class Control:
 
     def registers(self, domid: int, vcpu: int) -> registers.Registers:
         """Return an HVM or PVH vCPU's registers; pause the domain first for values that stay true."""
+        from drakmet.pyxen import registers
+
         buffer = self._ffi.new("uint8_t[]", registers.HVM_CPU_SIZE)
         self.call("xc_domain_hvm_getcontext_partial", domid, _HVM_SAVE_CPU, vcpu, buffer, registers.HVM_CPU_SIZE)
         return registers.from_saved(self._ffi.buffer(buffer))
@@ -300,6 +326,22 @@ class Control:
         value = self._ffi.new("uint64_t *")
         self.call("xc_hvm_param_get", domid, param, value)
         return int(value[0])
+
+    def port_status(self, domid: int, port: int) -> tuple[int, int, int] | None:
+        """Return an event channel's (EVTCHNSTAT_*, remote domain, remote port), None past the last one there is.
+
+        PermissionError where the other end is Xen itself.
+        """
+        asked = self._ffi.new("xc_evtchn_status_t *")
+        asked.dom, asked.port = domid, port
+        if self._ctrl.xc_evtchn_status(self.handle, asked) >= 0:
+            return asked.status, asked.remote_dom, asked.remote_port
+        number = self._ffi.errno
+        if number == errno.EACCES:
+            raise PermissionError
+        if number == errno.EINVAL:
+            return None
+        raise XenCallError("xc_evtchn_status", number, domain=domid)
 
     # host
 

@@ -49,9 +49,10 @@ class Monitor:
         self.gives_page_back = self._has_ring_page()
         """Whether `close` gives the guest a frame for the next ring: Xen takes the one it has, for good."""
         port = self._ffi.new("uint32_t *")
-        page = libraries().ctrl.xc_monitor_enable(control.handle, domid, port)
-        if page == self._ffi.NULL:
+        with control.pausing(domid):  # libxenctrl does, while it takes the page out of the guest
+            page = libraries().ctrl.xc_monitor_enable(control.handle, domid, port)
             number = self._ffi.errno
+        if page == self._ffi.NULL:
             if not self.gives_page_back and self._has_ring_page():
                 # libxenctrl gives the guest a page before it asks Xen, and leaves it there when Xen refuses
                 control.depopulate(domid, [self._ring_gfn])
@@ -131,6 +132,12 @@ class Monitor:
         """Turn off every kind that was turned on here; events under way still come."""
         for name, key, rest in list(self._on.values()):
             self._set(name, False, key, *rest)
+
+    def forget(self) -> None:
+        """Let the page go and ask nothing of Xen: the ring was taken away."""
+        page, self._page = self._page, None
+        if page is not None:
+            _memory.blank(int(self._ffi.cast("uintptr_t", page)), PAGE_SIZE, writable=True)
 
     def close(self) -> None:
         """Give the ring back; a second call does nothing."""

@@ -12,10 +12,12 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from drakmet.errors import XenError
 from drakmet.pyxen.altp2m import Altp2m
 from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.layout import EVENT, INTERFACE_VERSION, RING_HEADER, SLOT_SIZE, SLOTS, Flag
 from drakmet.pyxen.monitor import Monitor
+from drakmet.pyxen.ports import listened
 from drakmet.pyxen.ring import RSP_PROD
 from drakmet.pyxen.xenstore import Xenstore
 
@@ -43,6 +45,8 @@ class Journal:
         """Frames given to the guest."""
         self.max_memkb: int | None = None
         """The memory limit it had."""
+        self.pool: int | None = None
+        """The bytes its page tables may take."""
         self.pid = os.getpid()
 
     def save(self) -> None:
@@ -52,6 +56,7 @@ class Journal:
             "guest": self.handle,
             "gfns": _runs(self.gfns),
             "max_memkb": self.max_memkb,
+            "pool": self.pool,
         }
         with Xenstore() as store:
             store.write(_path(self.domid), json.dumps(entry).encode())
@@ -74,9 +79,10 @@ class Journal:
             runs = [(int(first), int(count)) for first, count in entry["gfns"]]
             if any(first <= 0 or not 0 < count <= _MAX_FRAMES for first, count in runs):
                 return False
-            limit = entry["max_memkb"]
+            limit, pool = entry["max_memkb"], entry.get("pool")
             self.pid = int(entry["pid"])
             self.max_memkb = None if limit is None else int(limit)
+            self.pool = None if pool is None else int(pool)
         except (ValueError, KeyError, TypeError):
             return False
         self.gfns = [gfn for first, count in runs for gfn in range(first, first + count)]
@@ -126,12 +132,20 @@ def release_vcpus(ring: Ring, vcpus: int, resume: Any) -> None:
         resume()
 
 
-def recover(control: Control, domid: int) -> None:
-    """Undo all that a dead monitor left on a domain: its ring, its views, its steps, its frames.
+def recover(
+    control: Control, domid: int, *, pauses: int = 0, pausing: bool = False, from_the_living: bool = False
+) -> None:
+    """Undo all that a dead monitor left on a domain: its ring, its views, its steps, its frames, its pauses.
 
-    Only when it is certain that no monitor lives: a living one loses the guest.
+    `XenError` if a monitor that lives listens to the guest's events, unless it is to be taken ``from_the_living``. May
+    be done again if it was itself interrupted. ``pauses`` is how often the monitor had paused the domain; ``pausing``,
+    that it may have been about to do it once more, and that nobody else had (`ledger.Ledger`).
     """
     info = control.domain(domid)
+    if not from_the_living and listened(control, domid):
+        raise XenError(
+            "a monitor that lives listens to the guest's events", where=f"domain {domid}", hint="end that monitor first"
+        )
     journal = Journal(domid, info.handle)
     noted = journal.load()
     with control.paused(domid):
@@ -153,4 +167,11 @@ def recover(control: Control, domid: int) -> None:
                     control.depopulate(domid, [gfn])
             if journal.max_memkb is not None:
                 control.set_max_memkb(domid, journal.max_memkb)
+            if journal.pool is not None:
+                with contextlib.suppress(XenCallError):  # Xen may keep some of it in use: a larger pool harms nobody
+                    control.set_paging_pool(domid, journal.pool)
+    for _ in range(pauses):
+        control.unpause(domid)
+    if pausing and control.domain(domid).paused:
+        control.unpause(domid)
     journal.clear()

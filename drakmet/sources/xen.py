@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 from typing import TYPE_CHECKING
 
 from drakmet.errors import UsageError, XenError
+from drakmet.guardian.handle import Guardian
 from drakmet.guest import kernel as kernels
 from drakmet.guest.memory import missing
 from drakmet.guest.profile import ProfileCache
@@ -20,10 +20,10 @@ from drakmet.pyxen import (
     ForeignMemory,
     GuestMemory,
     Monitor,
-    XenCallError,
     Xenstore,
 )
-from drakmet.pyxen.recovery import abandoned, recover
+from drakmet.pyxen.claim import Claim
+from drakmet.pyxen.recovery import Journal, abandoned, recover
 from drakmet.pyxen.session import ExtraFrames
 from drakmet.sources.base import About
 
@@ -47,6 +47,9 @@ class XenSource:
         self.uri = f"xen:{name}"
         self._close = contextlib.ExitStack()
         self._memory: GuestMemory | None = None
+        self.guardian: Guardian | None = None
+        self._claim: Claim | None = None
+        self._journal: Journal | None = None
         try:
             self.control = self._close.enter_context(Control())
             self.domid, self.name = self._find(name)
@@ -112,19 +115,48 @@ class XenSource:
         """Return the domain's views."""
         return Altp2m(self.control, self.domid)
 
+    def guard(self) -> None:
+        """Start the process that frees the guest should this one die; it is ready when `monitor` needs it."""
+        if self.guardian is None:
+            self.guardian = Guardian(self.name)
+            self._close.callback(self.guardian.close)
+
     def monitor(self) -> Monitor:
-        """Return the domain's event ring, enabled; what a drakmet that died left on the guest is taken back first."""
+        """Return the domain's event ring, enabled; what a drakmet that died left on the guest is taken back first.
+
+        From here on, up to `left`, it is known to whoever comes after us what is to be taken back.
+        """
+        control, domid = self.control, self.domid
+        self._claim = Claim(domid)
+        if abandoned(control, domid):
+            recover(control, domid)
+        info = control.domain(domid)
+        if self.guardian is not None:
+            control.ledger = self.guardian.arm(domid, info.handle, self._claim)
+        journal = self._journal = Journal(domid, info.handle)
+        journal.pool = control.paging_pool(domid)
+        journal.save()
         try:
-            return Monitor(self.control, self.domid)
-        except XenCallError as error:
-            if error.errno != errno.EBUSY or not abandoned(self.control, self.domid):
-                raise
-        recover(self.control, self.domid)
-        return Monitor(self.control, self.domid)
+            return Monitor(control, domid)
+        except BaseException:
+            self.left()
+            raise
+
+    def left(self) -> None:
+        """The guest is as it was, or gone: nothing is to be taken back any more."""
+        if self._journal is not None:
+            self._journal.clear()
+            self._journal = None
+        self.control.ledger = None
+        if self.guardian is not None:
+            self.guardian.disarm()
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     def frames(self) -> ExtraFrames:
         """Return room for frames past the guest's own."""
-        return ExtraFrames(self.control, self.domid)
+        return ExtraFrames(self.control, self.domid, self._journal)
 
     def channel(self, port: int) -> Channel:
         """Return the event channel to the ring's ``port``."""

@@ -48,6 +48,10 @@ class FakeDomain:
         self.ring.initialise()
         self.notified = 0
         self.control = self
+        self.guardian = None
+
+    def left(self) -> None:
+        self.log.append("left")
 
     @property
     def state(self) -> Any:
@@ -147,7 +151,7 @@ class FakeDomain:
             self.step("monitor.close")
 
         return SimpleNamespace(
-            capabilities=0x1F7F, port=3, ring=self.ring, close=close, events_off=events_off,
+            capabilities=0x1F7F, port=3, ring=self.ring, close=close, events_off=events_off, forget=close,
             software_breakpoint=kind("software_breakpoint"), singlestep=kind("singlestep"),
         )  # fmt: skip
 

@@ -93,6 +93,9 @@ class Xen:
         info.domain, info.tot_pages, info.max_pages, info.max_vcpu_id = DOMAIN, len(self.frames), self.limit, 1
         return 1
 
+    def _xc_evtchn_status(self, *_: Any) -> int:
+        return self.refuse(errno.EINVAL)
+
     def _xc_domain_pause(self, *_: Any) -> int:
         self.pauses += 1
         return 0
