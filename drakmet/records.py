@@ -98,6 +98,7 @@ class Session(Record):
     end: Annotated[int | None, "nanoseconds since 1970-01-01 UTC; null while it runs, or if it was cut off"] = None
     outcome: Annotated[str | None, "how it ended: done, guest gone, or the error"] = None
     drakmet: Annotated[str | None, "drakmet's version"] = None
+    content: Annotated[str | None, "of an imported log: digest and size, by which it is known again"] = None
     paused_attach: Annotated[int | None, "nanoseconds the guest was paused to attach"] = None
     paused_detach: Annotated[int | None, "nanoseconds the guest was paused to detach"] = None
 

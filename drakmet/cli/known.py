@@ -36,7 +36,8 @@ def rules_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def known_records(directories: Iterable[Path] = ()) -> list[type[Record]]:
-    """Return the record classes of the bundled and installed plugins, and of those in the directories."""
+    """Return the record classes of the bundled and installed plugins, of those in the directories, and of DRAKVUF's."""
+    from drakmet.drakvuf.tables import RECORDS
     from drakmet.plugins import load_plugins
 
-    return load_plugins(directories).records
+    return [*load_plugins(directories).records, *RECORDS]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who did what a line tells of: process rows out of what each line says of its process.
+
+DRAKVUF names a process by its pid alone, and a pid is used again. A life lasts from what tells that the process was
+made to what tells that the next one with its pid was; after an end there are still lines, of what the kernel closes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from drakmet.drakvuf.lenient import guest_text
+from drakmet.records import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LIMIT = 1 << 16
+_KTHREADD = 2
+_UNTOLD = "start_time,comm,euid,gid,container,pid_ns,mnt_ns,net_ns"
+_NOTHING_TOLD = "ppid,start_time,comm,exe,uid,euid,gid,kernel_thread,container,pid_ns,mnt_ns,net_ns"
+_BITS = 1 << 63
+
+
+class Actor(NamedTuple):
+    """The process and thread of a line; ``prefix`` begins the JSON of the line's other keys."""
+
+    process: int
+    tid: int
+    prefix: str
+    pid: int
+
+
+class Told(NamedTuple):
+    """What a line says of its process."""
+
+    pid: int
+    ppid: int
+    tid: int
+    user: int
+    name: str
+    user_name: str | None
+
+
+class _Life:
+    """One process, from its beginning to its end."""
+
+    __slots__ = ("actors", "ended", "first", "made", "parent", "rows")
+
+    def __init__(self, parent: int | None) -> None:
+        self.first: int | None = None
+        self.parent = parent
+        self.made = parent is not None
+        self.ended = False
+        self.rows: dict[tuple[int | None, int | None, str | None], int] = {}
+        self.actors: list[str] = []
+
+
+class Processes:
+    """Gives each state of each process one row; ``put`` gets it when it is first met."""
+
+    def __init__(self, session: int, first: int, put: Callable[[Process], object]) -> None:
+        self.actors: dict[str, Actor] = {}
+        self.windows: bool | None = None
+        self._session = session
+        self._next = first
+        self._put = put
+        self._lives: dict[int, _Life] = {}
+
+    def actor(self, key: str, told: Told, time: int) -> Actor:
+        """Return, and remember under ``key``, who is told of."""
+        life = self._life(told.pid)
+        row = self._row(life, told.pid, told.ppid, told.user, told.name, told.tid, time)
+        prefix = "{" if told.user_name is None else f'{{"UserName":"{told.user_name}",'
+        actor = Actor(row, told.tid, prefix, told.pid)
+        if len(self.actors) >= _LIMIT:
+            self.actors.clear()
+            for one in self._lives.values():
+                one.actors.clear()
+        self.actors[key] = actor
+        life.actors.append(key)
+        return actor
+
+    def known(self, pid: int, time: int) -> int | None:
+        """Return the newest row of the process that has this pid now, or a row that says only its pid."""
+        if not 0 <= pid < _BITS:
+            return None
+        life = self._life(pid)
+        return next(reversed(life.rows.values())) if life.rows else self._row(life, pid, None, None, None, None, time)
+
+    def running(self, pid: int, ppid: int, name: str, time: int) -> int:
+        """A process is listed as running when the log begins."""
+        life = self._life(pid)
+        if life.made or life.ended:
+            life = self._begin(pid, None)
+        life.made = True
+        return self._row(life, pid, ppid, None, name, None, time)
+
+    def made(self, pid: int, maker: int, ppid: int, name: str | None, time: int) -> None:
+        """A process was made; ``maker`` is the row of who made it."""
+        life = self._lives.get(pid)
+        # On another vCPU the new process may have been faster than the return of what made it.
+        if life is None or life.ended or life.made:
+            life = self._begin(pid, None)
+        life.made = True
+        life.parent = self._first_of(ppid) or maker
+        if name is not None and not life.rows:
+            self._row(life, pid, ppid, None, name, None, time)
+
+    def ended(self, pid: int) -> bool:
+        """A process has ended, or was told to; False if that was known."""
+        life = self._life(pid)
+        was, life.ended = life.ended, True
+        return not was
+
+    def first(self, pid: int) -> int | None:
+        """Return what names the life of the process that has this pid now."""
+        return self._first_of(pid)
+
+    def _first_of(self, pid: int) -> int | None:
+        life = self._lives.get(pid)
+        return life.first if life else None
+
+    def _life(self, pid: int) -> _Life:
+        return self._lives.get(pid) or self._begin(pid, None)
+
+    def _begin(self, pid: int, parent: int | None) -> _Life:
+        if (old := self._lives.pop(pid, None)) is not None:
+            for key in old.actors:
+                self.actors.pop(key, None)
+        if len(self._lives) >= _LIMIT:
+            for key in self._lives.pop(next(iter(self._lives))).actors:
+                self.actors.pop(key, None)
+        life = self._lives[pid] = _Life(parent)
+        return life
+
+    def _row(
+        self,
+        life: _Life,
+        pid: int,
+        ppid: int | None,
+        user: int | None,
+        name: str | None,
+        tid: int | None,
+        time: int,
+    ) -> int:
+        key = (ppid, user, name)
+        row = life.rows.get(key)
+        if row is not None:
+            return row
+        row, self._next = self._next, self._next + 1
+        if life.first is None:
+            life.first = row
+        if len(life.rows) >= _LIMIT:
+            life.rows.clear()
+        life.rows[key] = row
+        parent = life.parent if life.parent is not None or ppid is None or ppid == pid else self._first_of(ppid)
+        self._put(self._record(row, life.first, parent, pid, ppid, user, name, tid, time))
+        return row
+
+    def _record(
+        self,
+        row: int,
+        life: int,
+        parent: int | None,
+        pid: int,
+        ppid: int | None,
+        user: int | None,
+        name: str | None,
+        tid: int | None,
+        time: int,
+    ) -> Process:
+        if self.windows is None and name is not None and (name.startswith(("/", "\\")) or pid == _KTHREADD):
+            self.windows = name.startswith("\\")
+        untold = _NOTHING_TOLD if name is None else _UNTOLD
+        exe = comm = None
+        kernel = False if name else None
+        if not self.windows and (ppid == _KTHREADD or (pid in (0, _KTHREADD) and ppid == 0)):
+            kernel, comm = True, name
+        elif name and (self.windows or "/" in name):
+            exe = name
+        elif name:  # process-170, once its memory is gone; or the name of its thread
+            comm, untold = name, untold + ",exe"
+        if user is None and name is not None:
+            untold += ",uid"
+        return Process(
+            id=row,
+            session=self._session,
+            time=time,
+            pid=pid,
+            tid=tid,
+            ppid=ppid,
+            comm=None if comm is None else guest_text(comm),
+            exe=None if exe is None else guest_text(exe),
+            uid=None if self.windows else user,
+            windows_session=user if self.windows else None,
+            kernel_thread=kernel,
+            life=life,
+            parent=parent,
+            unreadable=untold,
+        )
