@@ -27,6 +27,7 @@ _COMMANDS = {
     "rules": ("rules:rules", "List, check, test and run rules."),
     "scan": ("scan:scan", "Read what is in guests' memory now, without traps."),
     "tables": ("data:tables", "Describe the tables that records are kept in."),
+    "tree": ("tree:tree", "Show who started whom."),
     "watch": ("watch:watch", "Watch a guest: records, rules, findings."),
 }
 
