@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from drakmet.records import Finding
 from drakmet.rules.arrivals import ALWAYS, Span, Times
 from drakmet.rules.format import placeholders
+from drakmet.rules.weight import HEAVIEST, weight
 from drakmet.store.schema import quote
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Compiled:
         self._connection = connection
         self.sql = windowed(rule)
         guard.forget()
+        if weight(rule.sql) >= HEAVIEST:
+            raise ValueError("its subqueries multiply beyond what SQLite can prepare")
         # Alone first: what is inside brackets could close them. EXPLAIN, as the compiler's opinion is all we want.
         with guard.deadline(_COMPILING):
             connection.execute(f"EXPLAIN {rule.sql}", rule.bindings).close()

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from drakmet.rules.format import Rule
     from drakmet.rules.site import Exemption
 
+LONGEST = 4 << 20
+"""The bytes that a value may have in a rule: a guest's longest are argument vectors, of some hundred KB."""
+
 _STRIKES = 3
 _MOST_FINDINGS = 1_000
 
@@ -88,7 +91,7 @@ class Evaluator:
         try:
             attach_lists(self._connection, dict(lists or {}))
             create_views(self._connection)
-            self.guard = Guard(self._connection)
+            self.guard = Guard(self._connection, longest=LONGEST)
             self._arrivals = Arrivals(self._connection)
             self._places = dict(where or {})
             known = list(exceptions)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_LONGEST = 16 << 20
+_MOST_TRIMMED = 1_000
+_LONGEST_ADDRESS = 64
 _MOST_SECONDS = 2**63 // 10**9
 _DURATION = re.compile(r"(\d{1,6})(ms|s|m|h|d)")
 _UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
@@ -72,7 +75,7 @@ def argv_text(argv: object) -> str | None:
     """Return a list column's words with a blank between them."""
     try:
         words = json.loads(argv) if isinstance(argv, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return " ".join(map(str, words)) if isinstance(words, list) else None
 
@@ -116,6 +119,44 @@ def seconds(count: object) -> int | None:
     return round(count * 10**9) if isinstance(count, int | float) and abs(count) < _MOST_SECONDS else None
 
 
+def instr(text: object, part: object) -> int | None:
+    """Return where a part begins in a text, or bytes in bytes, counted from 1; 0 if it is not there."""
+    if text is None or part is None:
+        return None
+    if isinstance(text, bytes) and isinstance(part, bytes):
+        return text.find(part) + 1
+    return _text(text).find(_text(part)) + 1
+
+
+def replace(text: object, part: object, by: object) -> str | None:
+    """Return a text with a part replaced wherever it is, an empty part nowhere; NULL for what gets too long."""
+    if text is None or part is None or by is None:
+        return None
+    whole, old, new = _text(text), _text(part), _text(by)
+    if not old:
+        return whole
+    fits = len(whole) + whole.count(old) * (len(new) - len(old)) <= _LONGEST
+    return whole.replace(old, new) if fits else None
+
+
+def trim(text: object, characters: object = " ") -> str | None:
+    """Return a text without some characters at both ends."""
+    kind = _few(characters)
+    return None if text is None or kind is None else _text(text).strip(kind)
+
+
+def ltrim(text: object, characters: object = " ") -> str | None:
+    """Return a text without some characters at its begin."""
+    kind = _few(characters)
+    return None if text is None or kind is None else _text(text).lstrip(kind)
+
+
+def rtrim(text: object, characters: object = " ") -> str | None:
+    """Return a text without some characters at its end."""
+    kind = _few(characters)
+    return None if text is None or kind is None else _text(text).rstrip(kind)
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "argv_text": (argv_text, 1),
     "basename": (basename, 1),
@@ -130,10 +171,29 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
 }
 
 
+# SQLite's own take a time that grows with the product of the lengths, and nothing can stop them meanwhile.
+_INSTEAD: tuple[tuple[str, Callable[..., Any], int], ...] = (
+    ("instr", instr, 2),
+    ("replace", replace, 3),
+    *((function.__name__, function, arguments) for function in (trim, ltrim, rtrim) for arguments in (1, 2)),
+)
+
+
 def register(connection: sqlite3.Connection) -> None:
-    """Give a connection the functions."""
+    """Give a connection the functions, and some of SQLite's in a form that no text can slow down."""
     for name, (function, arguments) in FUNCTIONS.items():
         connection.create_function(name, arguments, function, deterministic=True)
+    for name, function, arguments in _INSTEAD:
+        connection.create_function(name, arguments, function, deterministic=True)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _few(characters: object) -> str | None:
+    """Return the characters to trim; ``None`` for more than anybody trims."""
+    return None if characters is None or len(_text(characters)) > _MOST_TRIMMED else _text(characters)
 
 
 def _separator(path: str) -> str:
@@ -141,18 +201,27 @@ def _separator(path: str) -> str:
     return "\\\\" if not path.startswith("/") and "\\\\" in path else "/"
 
 
-@functools.lru_cache(maxsize=4096)
 def _address(text: object) -> _Address | None:
+    # What is longer is no address, and would fill the cache with a guest's texts.
+    return _parsed_address(text) if isinstance(text, str) and len(text) <= _LONGEST_ADDRESS else None
+
+
+def _network(text: object) -> _Network | None:
+    return _parsed_network(text) if isinstance(text, str) and len(text) <= _LONGEST_ADDRESS else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed_address(text: str) -> _Address | None:
     try:
-        ip = ipaddress.ip_address(text) if isinstance(text, str) else None
+        ip = ipaddress.ip_address(text)
     except ValueError:
         return None
     return ip.ipv4_mapped or ip if isinstance(ip, ipaddress.IPv6Address) else ip
 
 
 @functools.lru_cache(maxsize=1024)
-def _network(text: object) -> _Network | None:
+def _parsed_network(text: str) -> _Network | None:
     try:
-        return ipaddress.ip_network(text, strict=False) if isinstance(text, str) else None
+        return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None

@@ -15,17 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _SQLITE_RECURSIVE = 33  # sqlite3.h; Python names it since 3.12 only
-_STEPS = 5_000
+_STEPS = 1_000
 _MOST_MEMORY = 512 << 20
-_LOOK_AT_MEMORY = 16
+_BETWEEN_LOOKS = 0.01
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LIMITS = {
-    # A guest's longest strings are argument vectors, kept to some hundred KB; this bounds what SQL makes of them.
-    sqlite3.SQLITE_LIMIT_LENGTH: 16 << 20,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 256 << 10,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
-    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1_000,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 500,
     sqlite3.SQLITE_LIMIT_ATTACHED: 1,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
@@ -50,11 +48,14 @@ _SAFE = frozenset(
 class Guard:
     """Keeps a connection to reading, and tells what the statement that was prepared last reads.
 
-    ``tables`` names what may be read; without it every table may. Denied is everything that SQLite asks for but
+    ``tables`` names what may be read; without it every table may. ``longest`` is the bytes that a value may have: what
+    the file has as well as what SQL makes of it. Denied is everything that SQLite asks for but
     SELECT, READ, recursion and known functions: writes, ATTACH, PRAGMA, virtual tables, loading of extensions.
     """
 
-    def __init__(self, connection: sqlite3.Connection, tables: Collection[str] | None = None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, tables: Collection[str] | None = None, *, longest: int = 16 << 20
+    ) -> None:
         self.reads: set[tuple[str, str]] = set()
         self.denied: str | None = None
         self._stopped: str | None = None
@@ -64,7 +65,7 @@ class Guard:
         self._allowed = _SAFE | FUNCTIONS.keys()
         # SQLite declares these by statements of its own when they are first used, which the authorizer would refuse.
         connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')").close()
-        for category, limit in _LIMITS.items():
+        for category, limit in {**_LIMITS, sqlite3.SQLITE_LIMIT_LENGTH: longest}.items():
             connection.setlimit(category, limit)
         connection.set_authorizer(self._authorize)
 
@@ -81,16 +82,18 @@ class Guard:
         """
         end = time.monotonic() + seconds
         most = _resident() + _MOST_MEMORY
-        calls = 0
+        looked = time.monotonic()
         self._stopped = None
 
         def over() -> bool:
-            nonlocal calls
-            calls += 1
-            if time.monotonic() > end:
+            nonlocal looked
+            now = time.monotonic()
+            if now > end:
                 self._stopped = f"it took longer than {seconds:g} s"
-            elif calls % _LOOK_AT_MEMORY == 0 and _resident() > most:
-                self._stopped = f"it took more than {_MOST_MEMORY >> 20} MB of memory"
+            elif now - looked > _BETWEEN_LOOKS:
+                looked = now
+                if _resident() > most:
+                    self._stopped = f"it took more than {_MOST_MEMORY >> 20} MB of memory"
             return self._stopped is not None
 
         self._connection.set_progress_handler(over, _STEPS)

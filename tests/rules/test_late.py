@@ -206,7 +206,7 @@ def test_of_each_burst_something_is_told_whatever_the_order(
 
 
 def test_the_properties_above_are_not_about_nothing(laboratory: Laboratory) -> None:
-    chance = random.Random(3)
+    chance = random.Random(3)  # noqa: S311 - a repeatable choice
     events = [
         (kind, chance.randrange(1, 7), chance.randrange(24) * SECOND // 2, chance.randrange(6), chance.random() < 0.5)
         for kind in (Opened, Connected) * 20
