@@ -82,8 +82,8 @@ class Linux:
         if not child or child >= 1 << 31:
             return  # it failed: that is the error's number
         thread = "CLONE_THREAD" in str(fields.get("Flags"))
-        if not thread and event.pid is not None and event.process is not None:
-            self._processes.made(child, event.process, event.pid, None, event.time)
+        if not thread and event.pid is not None:
+            self._processes.made(child, event.pid, None, event.time)
         self._make(
             "process_fork",
             event,

@@ -63,10 +63,10 @@ class Windows:
     def on_create(self, event: Event, fields: dict[str, Any]) -> None:
         """A process was made, with its program; ``process`` is who made it."""
         pid = _number(fields.get("NewPid"))
-        if _number(fields.get("Status")) != 0 or pid is None or event.pid is None or event.process is None:
+        if _number(fields.get("Status")) != 0 or pid is None or event.pid is None:
             return
         path, command = _text(fields, "ImagePathName"), _text(fields, "CommandLine")
-        self._processes.made(pid, event.process, event.pid, path, event.time)
+        self._processes.made(pid, event.pid, path, event.time)
         self._make(
             "process_fork",
             event,

@@ -45,12 +45,13 @@ class Told(NamedTuple):
 class _Life:
     """One process, from its beginning to its end."""
 
-    __slots__ = ("actors", "ended", "first", "made", "parent", "rows")
+    __slots__ = ("actors", "ended", "first", "made", "parent", "ppid", "rows")
 
-    def __init__(self, parent: int | None) -> None:
+    def __init__(self) -> None:
         self.first: int | None = None
-        self.parent = parent
-        self.made = parent is not None
+        self.parent: int | None = None
+        self.ppid: int | None = None
+        self.made = False
         self.ended = False
         self.rows: dict[tuple[int | None, int | None, str | None], int] = {}
         self.actors: list[str] = []
@@ -92,20 +93,21 @@ class Processes:
         """A process is listed as running when the log begins."""
         life = self._life(pid)
         if life.made or life.ended:
-            life = self._begin(pid, None)
+            life = self._begin(pid)
         life.made = True
+        # What runs is listed in the order in which it was made: who has the parent's pid now is the parent.
+        life.ppid, life.parent = ppid, self._first_of(ppid) if ppid != pid else None
         return self._row(life, pid, ppid, None, name, None, time)
 
-    def made(self, pid: int, maker: int, ppid: int, name: str | None, time: int) -> None:
-        """A process was made; ``maker`` is the row of who made it."""
+    def made(self, pid: int, maker: int, name: str | None, time: int) -> None:
+        """A process was made by the one with the pid ``maker``."""
         life = self._lives.get(pid)
         # On another vCPU the new process may have been faster than the return of what made it.
         if life is None or life.ended or life.made:
-            life = self._begin(pid, None)
+            life = self._begin(pid)
         life.made = True
-        life.parent = self._first_of(ppid) or maker
-        if name is not None and not life.rows:
-            self._row(life, pid, ppid, None, name, None, time)
+        life.ppid, life.parent = maker, self._first_of(maker)
+        self._row(life, pid, maker, None, name, None, time)
 
     def ended(self, pid: int) -> bool:
         """A process has ended, or was told to; False if that was known."""
@@ -113,25 +115,21 @@ class Processes:
         was, life.ended = life.ended, True
         return not was
 
-    def first(self, pid: int) -> int | None:
-        """Return what names the life of the process that has this pid now."""
-        return self._first_of(pid)
-
     def _first_of(self, pid: int) -> int | None:
         life = self._lives.get(pid)
         return life.first if life else None
 
     def _life(self, pid: int) -> _Life:
-        return self._lives.get(pid) or self._begin(pid, None)
+        return self._lives.get(pid) or self._begin(pid)
 
-    def _begin(self, pid: int, parent: int | None) -> _Life:
+    def _begin(self, pid: int) -> _Life:
         if (old := self._lives.pop(pid, None)) is not None:
             for key in old.actors:
                 self.actors.pop(key, None)
         if len(self._lives) >= _LIMIT:
             for key in self._lives.pop(next(iter(self._lives))).actors:
                 self.actors.pop(key, None)
-        life = self._lives[pid] = _Life(parent)
+        life = self._lives[pid] = _Life()
         return life
 
     def _row(
@@ -154,8 +152,12 @@ class Processes:
         if len(life.rows) >= _LIMIT:
             life.rows.clear()
         life.rows[key] = row
-        parent = life.parent if life.parent is not None or ppid is None or ppid == pid else self._first_of(ppid)
-        self._put(self._record(row, life.first, parent, pid, ppid, user, name, tid, time))
+        if ppid is not None and ppid != life.ppid:
+            # An orphan of Linux gets another parent; on Windows, only what was made in another's name changes it.
+            if life.parent is None or self.windows:
+                life.parent = self._first_of(ppid) if ppid != pid else None
+            life.ppid = ppid
+        self._put(self._record(row, life.first, life.parent, pid, ppid, user, name, tid, time))
         return row
 
     def _record(
@@ -172,7 +174,7 @@ class Processes:
     ) -> Process:
         if self.windows is None and name is not None and (name.startswith(("/", "\\")) or pid == _KTHREADD):
             self.windows = name.startswith("\\")
-        untold = _NOTHING_TOLD if name is None else _UNTOLD
+        untold = _UNTOLD if name is not None else _NOTHING_TOLD if ppid is None else _NOTHING_TOLD[5:]
         exe = comm = None
         kernel = False if name else None
         if not self.windows and (ppid == _KTHREADD or (pid in (0, _KTHREADD) and ppid == 0)):
