@@ -215,8 +215,25 @@ def test_what_glib_escapes_is_undone(data: bytes) -> None:
 def test_no_value_is_taken_for_what_it_is_not(plugin: str, data: st.DataObject) -> None:
     found = parse(b"", meanings=lambda parser, put: meanings(Maker(1, OWN, parser.processes, put)))
     known = sorted(found.parser._meanings[plugin])
-    keys = """NewPid Status ExitPid ExitStatus FileName CommandLine OwnerPID RemoteIp RemotePort DnsName new_permissions
-        UID Mode FileHandle Flags DesiredAccess Operation""".split()
+    keys = [
+        "NewPid",
+        "Status",
+        "ExitPid",
+        "ExitStatus",
+        "FileName",
+        "CommandLine",
+        "OwnerPID",
+        "RemoteIp",
+        "RemotePort",
+        "DnsName",
+        "new_permissions",
+        "UID",
+        "Mode",
+        "FileHandle",
+        "Flags",
+        "DesiredAccess",
+        "Operation",
+    ]
     values = (
         st.none() | st.integers(-(2**65), 2**65) | st.binary(max_size=6) | st.just([{"a": 1}]) | st.just("0xffffffff")
     )
