@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drakmet.errors import DrakmetError
-from drakmet.rules import Evaluator
+from drakmet.errors import DrakmetError, RuleError
+from drakmet.rules import Evaluator, Outcome, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from drakmet.records import Finding
-    from drakmet.rules import Outcome, RuleSet
+    from drakmet.rules import RuleSet
 
 
 _PAUSE = 0.4
@@ -75,8 +75,15 @@ class Judge:
                     self._found(finding)
                 # Slow rules leave the CPU to the guest and its monitor, but a finding comes within a second.
                 pause = min(max(_PAUSE, time.monotonic() - begun), _LONGEST_PAUSE)
-            self.outcomes = evaluator.outcomes(self._session)
+            self.outcomes = [*evaluator.outcomes(self._session), *self._left_out()]
         except DrakmetError as error:
             self.fault = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not look as if nothing had been found
+            self.fault = RuleError(f"the rules ended with {type(error).__name__}: {error}", where=str(self._path))
         finally:
             evaluator.close()
+
+    def _left_out(self) -> Iterator[Outcome]:
+        for error in self._rules.errors:
+            name = Path(str(error.where).rpartition(":")[0] or str(error.where)).stem
+            yield Outcome(name, self._session, State.NOT_EVALUATED, 0, f"{error.where}: {error.what}")

@@ -166,7 +166,11 @@ def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str,
 def _rules(paths: tuple[Path, ...]) -> RuleSet:
     from drakmet.rules import bundled, load_rules
 
-    return load_rules([bundled(), *paths])
+    # A rule file that is wrong is told of, and is no reason not to watch.
+    loaded = load_rules([bundled(), *paths], strict=False)
+    for error in loaded.errors:
+        click.echo(f"left out: {error}", err=True)
+    return loaded
 
 
 def _filters(options: dict[str, Any]) -> Filters:

@@ -31,7 +31,9 @@ class Linter:
     """Checks rules against the tables of a `Laboratory`. Close it when it has done its work."""
 
     def __init__(self, laboratory: Laboratory, lists: Mapping[str, List]) -> None:
-        self._columns = {name: {"id", *record.__struct_fields__} for name, record in laboratory.classes.items()}
+        self._columns = {
+            name: {"id", *record.__struct_fields__, *record.computed} for name, record in laboratory.classes.items()
+        }
         self._connection = laboratory.connection()
         attach_lists(self._connection, dict(lists))
         create_views(self._connection)

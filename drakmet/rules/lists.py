@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from drakmet.errors import DrakmetError
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_LINE = re.compile(r"at line (\d+)")
+_MAX_FILE = 64 << 20
+_MOST_COLUMNS = 100
 
 
 class List(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,16 +46,21 @@ class List(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return columns, [tuple(row.get(name) for name in columns) for row in self.rows]
 
 
-def load_lists(directories: Iterable[Path]) -> dict[str, List]:
-    """Read ``lists/*.toml`` of rule directories, later ones over earlier; raise `RuleError` if one is wrong."""
+def load_lists(directories: Iterable[Path], errors: list[DrakmetError] | None = None) -> dict[str, List]:
+    """Read ``lists/*.toml`` of rule directories, later ones over earlier.
+
+    Raises `RuleError` if one is wrong; with ``errors`` that goes there instead, and the file is left out.
+    """
     lists: dict[str, List] = {}
     for directory in directories:
         for path in sorted((directory / "lists").glob("*.toml")):
-            if not _NAME.fullmatch(path.stem):
-                raise RuleError(
-                    "a list's file name must be a table's name", where=str(path), hint="such as mining_pools"
-                )
-            fresh = _load(path)
+            try:
+                fresh = _load(path)
+            except RuleError as error:
+                if errors is None:
+                    raise
+                errors.append(error)
+                continue
             before = lists.get(path.stem)
             if fresh.extend and before:
                 fresh = List(
@@ -73,10 +83,17 @@ def attach_lists(connection: sqlite3.Connection, lists: dict[str, List]) -> None
 
 
 def _load(path: Path) -> List:
+    if not _NAME.fullmatch(path.stem):
+        raise RuleError("a list's file name must be a table's name", where=str(path), hint="such as mining_pools")
     try:
+        if path.stat().st_size > _MAX_FILE:
+            raise RuleError("too long for a list", where=str(path), hint=f"at most {_MAX_FILE >> 20} MB")
         content = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), List)
-    except (OSError, ValueError, msgspec.ValidationError) as error:
-        raise RuleError(f"no list: {error}", where=str(path)) from error
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+        line = _LINE.search(str(error))
+        raise RuleError(f"no list: {error}", where=f"{path}:{line[1]}" if line else str(path)) from error
     if content.values and content.rows:
         raise RuleError("a list has values or rows, not both", where=str(path))
+    if len(content.table()[0]) > _MOST_COLUMNS:
+        raise RuleError(f"a list with more than {_MOST_COLUMNS} columns", where=str(path))
     return content

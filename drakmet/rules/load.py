@@ -68,17 +68,27 @@ def load_rules(paths: Iterable[Path | str] | None = None, *, strict: bool = True
             # A wrong id, which the linter tells, must not hide another rule.
             files[loaded.rule.id if loaded.rule.id == file.stem else str(file)] = loaded
     directories = dict.fromkeys([bundled(), *(path if path.is_dir() else path.parent for path in given)])
-    loaded_set = RuleSet(list(files.values()), load_lists(directories), errors, load_site(directories))
-    known = {file.rule.id for file in loaded_set.files}
-    for name in loaded_set.site.parameters:
-        # Of a single file's check others are not known.
-        if bundled() in given and name not in known:
-            raise RuleError(
-                f"there is no rule {name}", where=f"parameters.{name} of {FILE}", hint=did_you_mean(name, known)
-            )
-    for rule in loaded_set.files:
-        loaded_set.site.apply(rule.rule)
-    return loaded_set
+    found = RuleSet(list(files.values()), load_lists(directories, None if strict else errors), errors)
+    try:
+        return RuleSet(found.files, found.lists, errors, _site(found, directories, every=bundled() in given))
+    except RuleError as error:
+        if strict:
+            raise
+        errors.append(error)
+        return found
+
+
+def _site(found: RuleSet, directories: Iterable[Path], *, every: bool) -> Site:
+    """Read what the site says; with ``every`` all rules are there, so that one it names must be."""
+    site = load_site(directories)
+    for one in found.files:
+        site.apply(one.rule)
+    known = {one.rule.id for one in found.files}
+    if (unknown := site.parameters.keys() - known) and every:
+        name = min(unknown)
+        hint = did_you_mean(name, known)
+        raise RuleError(f"there is no rule {name}", where=f"parameters.{name} of {FILE}", hint=hint)
+    return site
 
 
 def _rule_files(path: Path) -> list[Path]:

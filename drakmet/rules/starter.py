@@ -12,7 +12,7 @@ from drakmet.records import EventRecord, columns
 if TYPE_CHECKING:
     from drakmet.records import Column, Record
 
-_FAVOURITES = ("path", "name", "new_path", "address")
+_FAVOURITES = ("path", "name", "new_path", "address", "file_name", "command_line", "key")
 _VALUES: dict[str, Any] = {"INTEGER": 1, "REAL": 1.0, "TEXT": "x", "BLOB": None}
 
 _TEMPLATE = """\
@@ -65,7 +65,7 @@ def starter(name: str, record: type[Record]) -> str:
         id=json.dumps(name),
         since=json.dumps(".".join(__version__.split(".")[:2])),
         table=record.table,
-        columns=", ".join(one.name for one in columns(record)),
+        columns=", ".join([*(one.name for one in columns(record)), *record.computed]),
         column=column,
         condition=condition,
         found=_row(needed | {column: value}),
@@ -77,12 +77,14 @@ def starter(name: str, record: type[Record]) -> str:
 def _text_column(record: type[Record]) -> str | None:
     inherited = set(EventRecord.__struct_fields__)
     texts = [one.name for one in columns(record) if one.sql_type == "TEXT" and not one.is_json]
-    texts = [name for name in texts if name not in inherited]
+    texts = [name for name in texts if name not in inherited and name != "fields"] + list(record.computed)
     return next((name for name in _FAVOURITES if name in texts), texts[0] if texts else None)
 
 
 def _needed(column: Column) -> bool:
-    return not column.nullable and column.name not in EventRecord.__struct_fields__ and column.sql_type != "BLOB"
+    # What other columns are computed from is made of them.
+    inherited = (*EventRecord.__struct_fields__, "fields")
+    return not column.nullable and column.name not in inherited and column.sql_type != "BLOB"
 
 
 def _row(values: dict[str, Any]) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ EPOCH = 1_767_225_600 * 10**9
 """When a test's time 0 is: 2026-01-01 UTC, in nanoseconds."""
 
 _MOST_ROWS = 10_000
+_FROM_JSON = re.compile(r"""(\w+) ->> '\$\."(.+)"'""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,11 @@ class Laboratory:
             found = []
             for row in [*self._frame(file, rows), *rows]:
                 table = self._tables[row.table]
-                with evaluator.guard.lifted():
-                    connection.execute(table.insert, table.to_row(row))
+                try:
+                    with evaluator.guard.lifted():
+                        connection.execute(table.insert, table.to_row(row))
+                except sqlite3.Error as error:
+                    raise RuleError(f"a row of {row.table}: {error}", where=file.where("test")) from error
                 if one_by_one:
                     found += evaluator.step()
             found += evaluator.step()
@@ -150,11 +156,14 @@ def _numbered(value: Any, number: int) -> Any:
 
 def _make(record: type[Record], values: dict[str, Any], moment: int, number: int) -> Record:
     known = record.__struct_fields__
+    values = _computed(record, values)
     for name in values:
         if name not in known:
-            raise RuleError(f"table {record.table} has no column {name}", hint=did_you_mean(name, known))
-    defaults = {"session": 1, "time": moment, "id": number, "begin": moment}
-    needed = {"session", "time"} if issubclass(record, EventRecord) else defaults.keys()
+            hint = did_you_mean(name, [*known, *record.computed])
+            raise RuleError(f"table {record.table} has no column {name}", hint=hint)
+    # fields is what logs of other programs keep of a line.
+    defaults: dict[str, Any] = {"session": 1, "time": moment, "fields": "{}", "id": number, "begin": moment}
+    needed = {"session", "time", "fields"} if issubclass(record, EventRecord) else defaults.keys()
     filled: dict[str, Any] = {column.name: None for column in columns(record) if column.nullable}
     if record is Session:
         defaults["guest"] = 1
@@ -165,6 +174,18 @@ def _make(record: type[Record], values: dict[str, Any], moment: int, number: int
         return msgspec.convert(filled, record)
     except msgspec.ValidationError as error:
         raise RuleError(f"a row of {record.table}: {error}", hint=_column_docs(record)) from error
+
+
+def _computed(record: type[Record], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row, with those that SQLite computes from JSON put there."""
+    kept = {name: value for name, value in values.items() if name not in record.computed}
+    for name, (expression, _) in record.computed.items():
+        if match := _FROM_JSON.fullmatch(expression):
+            column, key = match.groups()
+            held = kept.setdefault(column, "{}")
+            if name in values:
+                kept[column] = json.dumps({**json.loads(held), key: values[name]})
+    return kept
 
 
 def _column_docs(record: type[Record]) -> str:

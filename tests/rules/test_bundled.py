@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from drakmet.plugins import load_plugins
+from drakmet.cli.known import known_records
 from drakmet.rules.check import Linter
 from drakmet.rules.format import RuleFile
 from drakmet.rules.load import RuleSet, bundled, load_rules
@@ -24,7 +24,7 @@ def loaded() -> RuleSet:
 
 @pytest.fixture(scope="module")
 def laboratory() -> Laboratory:
-    return Laboratory(load_plugins().records)
+    return Laboratory(known_records())
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def test_a_bundled_rule_is_without_fault_and_does_what_it_says(
     assert [verdict for verdict in laboratory.try_rule(file, loaded().lists) if verdict.fault] == []
     assert file.rule.description.strip()
     assert file.rule.references
+    assert file.rule.since
 
 
 def test_every_list_is_used() -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drakmet.cli.known import known_records
 from drakmet.errors import RuleError
-from drakmet.plugins import load_plugins
 from drakmet.rules.attack import split, techniques
 from drakmet.rules.check import Linter
 from drakmet.rules.fmt import formatted
@@ -165,7 +165,7 @@ def test_formatting_twice_is_formatting_once_and_keeps_comments_and_meaning(
 
 
 def test_every_table_of_events_can_begin_a_rule() -> None:
-    records = load_plugins().records
+    records = known_records()
     laboratory = Laboratory(records)
     begun = 0
     with closing(Linter(laboratory, load_rules().lists)) as linter:
