@@ -36,8 +36,9 @@ def rules_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def known_records(directories: Iterable[Path] = ()) -> list[type[Record]]:
-    """Return the record classes of the bundled and installed plugins, of those in the directories, and of DRAKVUF's."""
+    """Return the record classes of the plugins (bundled, installed, in the directories), of scans, and of DRAKVUF."""
     from drakmet.drakvuf.tables import RECORDS
     from drakmet.plugins import load_plugins
+    from drakmet.scan.records import SCAN_RECORDS
 
-    return [*load_plugins(directories).records, *RECORDS]
+    return [*load_plugins(directories).records, *SCAN_RECORDS, *RECORDS]
