@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from drakmet.guest.fetch import Plan
     from drakmet.guest.linux import LinuxGuest
     from drakmet.monitor.coverage import Key
+    from drakmet.monitor.loop import Read
     from drakmet.monitor.plugin import Plugin
     from drakmet.records import EventRecord
     from drakmet.traps import Trap
@@ -53,7 +54,7 @@ class ArmedTrap:
 class Place:
     """An address with a breakpoint: a function's entry with its traps, or where calls of one return to (`site`)."""
 
-    __slots__ = ("address", "filtered", "function", "go", "site", "skip_to", "traps")
+    __slots__ = ("address", "filtered", "function", "go", "read", "registers", "site", "skip_to", "traps")
 
     def __init__(self, address: int, function: str, *, site: bool = False) -> None:
         self.address = address
@@ -64,6 +65,9 @@ class Place:
         # How the vCPU goes on: at `skip_to` with nothing executed, else as `go` answers. Set by who arms the place.
         self.skip_to = 0
         self.go: Callable[[int], None] | None = None
+        # The registers that the traps' fetchers read, and how: None until the loop has chosen it.
+        self.registers: set[str] = set()
+        self.read: Read | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def _prepare_one(
         sources = {source for plan in back for source in sources_of(plan)}
         armed.back_needs_entry = not sources <= AT_HAND
         plans += back
+        place.registers.add("rax")  # the result takes its place
     if trap.record is not None and trap.handler is None:
         unknown = [name for name in armed.names if name not in trap.record.__struct_fields__]
         if unknown:
@@ -136,7 +141,8 @@ def _prepare_one(
     elif trap.handler is None:
         raise PluginError("the trap has neither a record nor a handler")
     for plan in plans:
-        prepared.registers |= sources_of(plan)
+        place.registers |= sources_of(plan)
+    prepared.registers |= place.registers
     prepared.places[address] = place
     place.traps.append(armed)
 

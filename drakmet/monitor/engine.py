@@ -232,7 +232,7 @@ class Engine:
         """Arm the place that calls return to at ``address``, while a vCPU waits; tell whether that worked."""
         place = self.places.get(address)
         if place is not None:
-            place.site = True
+            place.site, place.read = True, None
             return True
         try:
             gpa = self._guest.kernel.gpa(address)

@@ -8,15 +8,18 @@ comes back with the next event; where it does not, the call returns at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from drakmet.pyxen._lib import libraries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -49,9 +52,15 @@ class Yielder:
         _ENTRY.pack_into(self._page, 0, _EVENT_CHANNEL_OP, 0, _EVTCHNOP_SEND, address + _SEND_AT, 0, 0, 0, 0)
         _ENTRY.pack_into(self._page, _ENTRY.size, _SCHED_OP, 0, _SCHEDOP_YIELD, 0, 0, 0, 0, 0)
         struct.pack_into("=I", self._page, _SEND_AT, port)
-        self._both = _HYPERCALL.pack(_MULTICALL, address, 2, 0, 0, 0)
-        self._yield = _HYPERCALL.pack(_SCHED_OP, _SCHEDOP_YIELD, 0, 0, 0, 0)
+        # Writable ones: what is not, fcntl.ioctl finds out through an exception that it makes and drops.
+        both = bytearray(_HYPERCALL.pack(_MULTICALL, address, 2, 0, 0, 0))
+        give_way = bytearray(_HYPERCALL.pack(_SCHED_OP, _SCHEDOP_YIELD, 0, 0, 0, 0))
         self.fd = os.open(_PRIVCMD, os.O_RDWR | os.O_CLOEXEC)
+        # These run at every hit, so no Python stands between them and the system call.
+        self.hand_over: Callable[[], object] = partial(fcntl.ioctl, self.fd, _IOCTL_HYPERCALL, both)
+        """Notify Xen of answers, then give way."""
+        self.give_way: Callable[[], object] = partial(fcntl.ioctl, self.fd, _IOCTL_HYPERCALL, give_way)
+        """Let others have the CPU, and return when they gave it back."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,17 +70,14 @@ class Yielder:
     ) -> None:
         self.close()
 
-    def hand_over(self) -> None:
-        """Notify Xen of answers, then give way."""
-        fcntl.ioctl(self.fd, _IOCTL_HYPERCALL, self._both)
-
-    def give_way(self) -> None:
-        """Let others have the CPU, and return when they gave it back."""
-        fcntl.ioctl(self.fd, _IOCTL_HYPERCALL, self._yield)
-
     def close(self) -> None:
         """Close the device; a second call does nothing."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            self.hand_over = self.give_way = _refuse  # the number of the file may soon be another file's
             os.close(fd)
             self._page.close()
+
+
+def _refuse() -> None:
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))

@@ -53,6 +53,9 @@ RIP_Q = EVENT.offsets["rip"] >> 3
 """Add to ``slot >> 3`` for the index of rip in `Ring.words`."""
 VIEW_H = EVENT.offsets["altp2m_idx"] >> 1
 """Add to ``slot >> 1`` for the index of the view in `Ring.shorts`."""
+_SLOTS_AT = range(RING_HEADER, RING_HEADER + SLOTS * SLOT_SIZE, SLOT_SIZE)
+SLOT_PLACES = tuple((slot, (slot >> 2) + FLAGS_I, (slot >> 3) + RIP_Q) for slot in _SLOTS_AT)
+"""Of each slot: itself, where its flags are in `Ring.ints`, its rip in `words`; an index's low bits say which slot."""
 FAST_H = PART_LAYOUTS["fast_singlestep"].offsets["p2midx"] >> 1
 _REGS_AT = EVENT.offsets["rax"]
 
