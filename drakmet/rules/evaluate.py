@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -177,8 +178,7 @@ class Evaluator:
                 twice = not self._whole or len(judged.rule.triggers) > 1
                 judged.told = Told(judged.rule) if judged.rule.reach and twice else None
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-                denied = self.guard.denied and f"{self.guard.denied} is not allowed in a rule"
-                judged.fault = self._at(judged, denied or str(error))
+                judged.fault = self._why_not(judged, str(error))
 
     def _ends(self) -> dict[str, int]:
         # What a rule reads may be a list or a view: only what the file describes has rows that come in.
@@ -251,6 +251,14 @@ class Evaluator:
                     made.append(finding)
         return made
 
+    def _why_not(self, judged: _Judged, error: str) -> str:
+        if self.guard.denied:
+            return self._at(judged, f"{self.guard.denied} is not allowed in a rule")
+        if match := _NO_TABLE.fullmatch(error):
+            # A record's table is there once something was to be stored in it; else the name is wrong.
+            return f"{match[1]} was not collected: there is no such table in the file"
+        return self._at(judged, error)
+
     def _at(self, judged: _Judged, text: str) -> str:
         place = self._places.get(judged.rule.id)
         return f"{place}: {text}" if place else text
@@ -261,6 +269,7 @@ class Evaluator:
         return [number for (number,) in self._connection.execute(_OF_SYSTEM, (rule.os,))]
 
 
+_NO_TABLE = re.compile(r"no such table: (?:main\.)?(\w+)")
 _OF_SYSTEM = "SELECT s.id FROM session AS s JOIN guest AS g ON g.id = s.guest WHERE g.os = ?"
 
 

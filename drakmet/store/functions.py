@@ -128,13 +128,13 @@ def instr(text: object, part: object) -> int | None:
     return _text(text).find(_text(part)) + 1
 
 
-def replace(text: object, part: object, by: object) -> str | None:
+def replace(text: object, part: object, by: object) -> object:
     """Return a text with a part replaced wherever it is, an empty part nowhere; NULL for what gets too long."""
     if text is None or part is None or by is None:
         return None
     whole, old, new = _text(text), _text(part), _text(by)
     if not old:
-        return whole
+        return text
     fits = len(whole) + whole.count(old) * (len(new) - len(old)) <= _LONGEST
     return whole.replace(old, new) if fits else None
 
