@@ -27,7 +27,7 @@ EPOCH = 1_767_225_600 * 10**9
 """When a test's time 0 is: 2026-01-01 UTC, in nanoseconds."""
 
 _MOST_ROWS = 10_000
-_FROM_JSON = re.compile(r"""(\w+) ->> '\$\."(.+)"'""")
+_FROM_JSON = re.compile(r"""(?:json_extract\()?(\w+)(?:, | ->> )'\$\."(.+)"'\)?""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ REFUSED = {
     "updates": ("UPDATE opened SET path = 1", "UPDATE is not allowed"),
     "drops": ("DROP TABLE opened", "not allowed"),
     "attaches": ("ATTACH '/tmp/x.db' AS x", "ATTACH is not allowed"),
-    "vacuums": ("VACUUM", "not allowed"),
+    "vacuums": ("VACUUM INTO '/tmp/x.db'", "INTO"),
     "pragma": ("PRAGMA journal_mode = DELETE", "PRAGMA is not allowed"),
     "pragma as a table": (select("(SELECT name FROM pragma_table_info('opened'))"), "not allowed"),
     "transaction": ("BEGIN EXCLUSIVE", "not allowed"),

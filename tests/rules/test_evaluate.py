@@ -52,10 +52,11 @@ EITHER = rule(
 AFTER = rule(
     id='"after"',
     tables='"connected"',
+    within='"5s"',
     message='"{path} then {address}"',
     sql="""
     SELECT c.id, c.address, o.path, o.id AS opened_id FROM connected AS c
-    JOIN main.opened AS o ON o.process = c.process AND o.time BETWEEN c.time - seconds(5) AND c.time
+    JOIN main.opened AS o ON o.process = c.process AND o.time BETWEEN c.time - :within AND c.time
     WHERE o.path GLOB '/secret/*'
     """,
 ).rule
