@@ -29,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from guest.cut_btf import cut
+from guest.scan_truth import compare
 from guest.scenes import SCENES, Act
 from guest.truth import census
 
@@ -37,6 +38,8 @@ from drakmet.guest import kernel
 from drakmet.guest.fetch import compile_field
 from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import ImageMemory, RecordingMemory, SparseMemory
+from drakmet.plugins import load_plugins
+from drakmet.scan import scan
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
@@ -301,6 +304,28 @@ def keep(
     overlays.append(recording.touched)
 
 
+class Rows:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+
+    def put(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def flush(self) -> None:
+        pass
+
+
+class Placed:
+    """A source of memory alone."""
+
+    uri = "image:fixture"
+
+    def __init__(self, memory: RecordingMemory) -> None:
+        self.memory = memory
+
+
 def write(
     name: str, memory: ImageMemory, hits: list[dict[str, Any]], overlays: list[dict[int, bytes]], told: list[Act]
 ) -> None:
@@ -310,6 +335,9 @@ def write(
     placed = kernel.Kernel(found.profile, recording, found.base, found.slide, found.levels)
     guest = LinuxGuest(placed)
     census(guest, told, problems := [])
+    rows = Rows()
+    scan(Placed(recording), load_plugins(only=["execution"]).plugins, [rows], kernel=placed)
+    problems += compare(rows.rows, told)[0]
     for problem in problems:
         print(name, "DIFFERS", problem)
     kernel.build_id(kernel.verify(recording, found.profile, found.base))

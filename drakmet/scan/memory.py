@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _U64 = struct.Struct("<Q")
 _GAP: Final = 4
 _MOST_AT_ONCE: Final = 256
+_BATCH: Final = 1024
 _CHECK: Final = 4096
 
 
@@ -64,33 +65,35 @@ class ScanMemory:
         Earlier copies are forgotten. Returns how many frames were left out. Neighbours are copied at once.
         """
         parts: list[tuple[int, int, bytes | None]] = []
-        read = self._memory.read
         left_out = 0
         # What is read first matters most; so time runs out over the last of these batches, whatever their places.
         order = list(gfns)
-        late = False
-        for start in range(0, len(order), _MOST_AT_ONCE * 4):
-            if late or (late := time.monotonic() > until):
-                left_out += len(order) - start
+        for start in range(0, len(order), _BATCH):
+            if time.monotonic() > until:
+                left_out = len(order) - start
                 break
-            for first, count in runs(order[start : start + _MOST_AT_ONCE * 4]):
-                try:
-                    parts.append((first, count, read(first << PAGE_SHIFT, count << PAGE_SHIFT)))
-                except Unreadable:
-                    parts.append((first, count, None))
+            batch = order[start : start + _BATCH]
+            for first, count in runs(batch):
+                data = self._try(first, count)
+                if data is not None or count == 1:
+                    parts.append((first, count, data))
+                else:  # a page between them is not there
+                    parts += [(gfn, 1, self._try(gfn, 1)) for gfn in batch if first <= gfn < first + count]
         self._unsorted = parts
         return left_out
+
+    def _try(self, first: int, count: int) -> bytes | None:
+        try:
+            return self._memory.read(first << PAGE_SHIFT, count << PAGE_SHIFT)
+        except Unreadable:
+            return None
 
     def settle(self) -> None:
         """Sort what `copy` took into pages; apart from it, for the guest may run again meanwhile."""
         copies: dict[int, bytes | None] = {}
         for first, count, data in self._unsorted:
             for index in range(count):
-                if data is not None:
-                    copies[first + index] = data[index << PAGE_SHIFT : (index + 1) << PAGE_SHIFT]
-                elif count == 1:
-                    copies[first] = None
-                # else: a hole within a run of several; the pages of it are asked for one by one
+                copies[first + index] = None if data is None else data[index << PAGE_SHIFT : (index + 1) << PAGE_SHIFT]
         self._copies = copies
         self._unsorted = []
 

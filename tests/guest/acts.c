@@ -430,7 +430,7 @@ static void census(void)
     say("{\"version\": \"%s\"}\n", hex(data, size));
     for (unsigned i = 0; i < sizeof whole / sizeof *whole; i++) {
         data = slurp(whole[i], &size);
-        say("{\"%s\": \"%s\"}\n", strrchr(whole[i], '/') + 1, hex(data, size));
+        say("{\"%s\": \"%s\"}\n", strcmp(whole[i], "/proc/sys/kernel/version") ? strrchr(whole[i], '/') + 1 : "build", hex(data, size));
     }
     data = slurp("/sys/kernel/notes", &size);
     say("{\"notes\": \"%s\"}\n", hex(data, size));

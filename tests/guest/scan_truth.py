@@ -78,17 +78,10 @@ def _differ(problems: list[str], what: str, found: Iterable[Any], wanted: Iterab
 
 def _state(scan: Scan, census: Census, problems: list[str], compared: Counter[str]) -> None:
     (state,) = scan.of(GuestState)
-    for name, file in (
-        ("hostname", "hostname"),
-        ("release", "osrelease"),
-        ("version", "version"),
-        ("command_line", "cmdline"),
-    ):
-        wanted = [raw(line) for key, line in census.said.items() if key == file]
-        if escape(wanted[-1].rstrip("\n")) != getattr(state, name) and not any(
-            getattr(state, name) in one for one in wanted
-        ):
-            problems.append(f"{name} is {getattr(state, name)!r}, /proc said {wanted}")
+    files = {"hostname": "hostname", "release": "osrelease", "version": "build", "command_line": "cmdline"}
+    for name, file in files.items():
+        if getattr(state, name) != escape(census.text(file).rstrip("\n")):
+            problems.append(f"{name} is {getattr(state, name)!r}, /proc said {census.text(file)!r}")
     if state.taint != int(census.text("tainted")):
         problems.append(f"taint is {state.taint}")
     told = float(census.text("uptime").split()[0])
