@@ -139,9 +139,8 @@ class RuleFile:
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            at = _AT_LINE.search(str(error))
-            line = int(at[1]) if at else text.count("\n") + 1
-            raise RuleError(f"not TOML: {_AT_LINE.sub('', str(error))}", where=f"{path}:{line}") from error
+            where = f"{path}:{toml_line(error, text)}"
+            raise RuleError(f"not TOML: {_AT_LINE.sub('', str(error))}", where=where) from error
         except RecursionError as error:
             raise RuleError("not TOML that can be read: nested too deeply", where=str(path)) from error
         try:
@@ -233,6 +232,12 @@ def load(path: Path) -> RuleFile:
     except UnicodeDecodeError as error:
         raise RuleError("not UTF-8", where=str(path)) from error
     return RuleFile(path, text)
+
+
+def toml_line(error: tomllib.TOMLDecodeError, text: str) -> int:
+    """Return the line that an error of the TOML parser tells of: the last one where the text ends too soon."""
+    at = _AT_LINE.search(str(error))
+    return int(at[1]) if at else text.count("\n") + 1
 
 
 def placeholders(template: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from drakmet.errors import RuleError
-from drakmet.rules.format import Value  # noqa: TC001 - msgspec looks types up
+from drakmet.rules.format import Value, toml_line
 from drakmet.store.schema import quote
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from drakmet.errors import DrakmetError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_LINE = re.compile(r"at line (\d+)")
 _MAX_FILE = 64 << 20
 _MOST_COLUMNS = 100
 
@@ -85,13 +84,15 @@ def attach_lists(connection: sqlite3.Connection, lists: dict[str, List]) -> None
 def _load(path: Path) -> List:
     if not _NAME.fullmatch(path.stem):
         raise RuleError("a list's file name must be a table's name", where=str(path), hint="such as mining_pools")
+    text = ""
     try:
         if path.stat().st_size > _MAX_FILE:
             raise RuleError("too long for a list", where=str(path), hint=f"at most {_MAX_FILE >> 20} MB")
-        content = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), List)
+        text = path.read_text(encoding="utf-8")
+        content = msgspec.convert(tomllib.loads(text), List)
     except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
-        line = _LINE.search(str(error))
-        raise RuleError(f"no list: {error}", where=f"{path}:{line[1]}" if line else str(path)) from error
+        line = f":{toml_line(error, text)}" if isinstance(error, tomllib.TOMLDecodeError) else ""
+        raise RuleError(f"no list: {error}", where=f"{path}{line}") from error
     if content.values and content.rows:
         raise RuleError("a list has values or rows, not both", where=str(path))
     if len(content.table()[0]) > _MOST_COLUMNS:

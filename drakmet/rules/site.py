@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drakmet.errors import RuleError
-from drakmet.rules.format import Rule, Value, duration, is_duration
+from drakmet.rules.format import Rule, Value, is_duration, toml_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,12 +98,13 @@ def load_site(directories: Iterable[Path]) -> Site:
 
 def _load(path: Path) -> Site:
     lines: list[int] = []
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
         lines = [number for number, line in enumerate(text.splitlines(), start=1) if _TABLE.match(line)]
         site = msgspec.convert(tomllib.loads(text), Site)
     except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
-        where = _line(str(error), lines)
+        where = _line(error, text, lines)
         raise RuleError(
             f"no site file: {error}",
             where=f"{path}:{where}" if where else str(path),
@@ -119,10 +120,10 @@ def _load(path: Path) -> Site:
     return Site(site.parameters, exceptions)
 
 
-def _line(text: str, exceptions: list[int]) -> int | None:
-    if found := re.search(r"at line (\d+)", text):
-        return int(found[1])
-    found = _AT_EXCEPTION.search(text)
+def _line(error: Exception, text: str, exceptions: list[int]) -> int | None:
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return toml_line(error, text)
+    found = _AT_EXCEPTION.search(str(error))
     return exceptions[int(found[1])] if found and int(found[1]) < len(exceptions) else None
 
 
@@ -133,9 +134,8 @@ def _fits(pattern: str | list[str], values: Iterable[str]) -> bool:
 
 def _same_kind(known: Any, value: Any, where: str) -> Any:
     if is_duration(known):
-        if not isinstance(value, str):
+        if not is_duration(value):
             raise RuleError(f"{value!r} is no duration", where=where, hint=f"such as {known}")
-        duration(value)
         return value
     if isinstance(known, float) and type(value) is int:
         return float(value)

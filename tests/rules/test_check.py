@@ -231,7 +231,7 @@ def test_a_wrong_list_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "lists" / "x.toml").write_text(text)
     with pytest.raises(RuleError, match=r"list") as caught:
         load_lists([tmp_path])
-    assert caught.value.where == str(tmp_path / "lists" / "x.toml")
+    assert str(caught.value.where).startswith(str(tmp_path / "lists" / "x.toml"))
 
 
 def verdicts(laboratory: Laboratory, file: RuleFile) -> list[str | None]:
