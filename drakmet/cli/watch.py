@@ -73,7 +73,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="one JSON object a 
 
 @click.command(short_help="Watch a guest: records, rules, findings.")
 @click.argument("uri", metavar="xen:GUEST")
+@click.argument("program_options", metavar="[-- DRAKVUF-OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--db", "database", type=_PATH, help="file to store in; the default bears the guest's name and the time")
+@click.option("--engine", type=click.Choice(["drakmet", "drakvuf"]), default="drakmet", help="whose traps (drakmet's)")
+@click.option("--drakvuf", "program", type=_PATH, help="the program drakvuf, if it is not on PATH")
 @_for
 @_plugin_options
 @_rule_options
@@ -88,12 +91,22 @@ def watch(ctx: click.Context, /, uri: str, database: Path | None, **options: Any
     stored in one SQLite file and judged by rules within a second. Ctrl-C ends it in order. The guest is named by its
     name or domain id.
 
+    With --engine drakvuf the traps are DRAKVUF's: its program is run, with a profile that is made of the guest itself
+    unless one is given (-r), and with the options that follow --.
+
     \b
     Example:
       drakmet watch xen:web1
       drakmet watch xen:web1 --for 5m --db web1.db --plugin execution --plugin network-intent
       drakmet watch xen:3 --name 'php*' --uid 33 --json
+      drakmet watch --engine drakvuf xen:web1 -- -a procmon -a filetracer
     """
+    engine, program, given = options.pop("engine"), options.pop("program"), options.pop("program_options")
+    if engine == "drakvuf":
+        _run_drakvuf(ctx, uri, database or _default(uri, ".db"), program, given, options)
+        return
+    if given or program:
+        raise UsageError("options for drakvuf are only for drakvuf", hint="add --engine drakvuf")
     _run(ctx, uri, database or _default(uri, ".db"), options)
 
 
@@ -142,6 +155,30 @@ def replay(ctx: click.Context, /, file: Path, database: Path | None, **options: 
       drakmet replay web1.drec --plugin execution --json
     """
     _run(ctx, f"replay:{file}", database or _free(file.with_suffix(".db")), {**options, "seconds": None})
+
+
+def _run_drakvuf(
+    ctx: click.Context, uri: str, database: Path, program: Path | None, given: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    from drakmet.cli import drakvuf
+    from drakmet.cli.known import known_records
+
+    ours = ("only", "without", "pids", "names", "uids", "containers", "as_json")
+    if refused := [name for name in ours if options[name]]:
+        raise UsageError(
+            f"with --engine drakvuf there is no {', '.join(refused)}",
+            hint="DRAKVUF has its own: -a PLUGIN, -x PLUGIN, -C PROCESS, after --",
+        )
+    code = drakvuf.watch(
+        uri,
+        database,
+        given,
+        program=program,
+        records=known_records(options["plugins_dir"]),
+        rules=None if options["no_rules"] else _rules(options["paths"]),
+        seconds=options["seconds"],
+    )
+    ctx.exit(int(code))
 
 
 def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str, Any]) -> None:

@@ -121,7 +121,8 @@ def _table(plugin: str, doc: str, keys: str) -> type[DrakvufRecord]:
         namespace["__doc__"] = f"{doc} (DRAKVUF's {plugin})."
         namespace["table"] = f"drakvuf_{plugin}"
         namespace["computed"] = {
-            column_of(key): (f"fields ->> '$.\"{key}\"'", f"{key}, as DRAKVUF printed it") for key in keys.split()
+            column_of(key): (f"json_extract(fields, '$.\"{key}\"')", f"{key}, as DRAKVUF printed it")
+            for key in keys.split()
         }
 
     return types.new_class("Drakvuf" + plugin.title().replace("_", ""), (DrakvufRecord,), {}, body)

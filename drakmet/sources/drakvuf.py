@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import heapq
 import os
 import re
 import select
-import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,13 +44,17 @@ class _Unpacker(Protocol):
 
 
 class LogFile:
-    """One file of a log; read once from its beginning to its end. ``fault`` says what cut it short, if anything did."""
+    """One file of a log, or what comes through a handle; read once from its beginning to its end.
 
-    def __init__(self, path: Path | None) -> None:
+    ``fault`` says what cut it short, if anything did.
+    """
+
+    def __init__(self, path: Path | None, handle: int = 0) -> None:
         self.path = path
         self.where = str(path) if path else "standard input"
         self.fault: str | None = None
         self.live = path is None
+        self._handle = handle
         self._hash = hashlib.sha256()
         self._size = 0
 
@@ -81,7 +85,7 @@ class LogFile:
         """Yield the file's bytes as they are."""
         try:
             if self.path is None:
-                yield from self._growing(sys.stdin.buffer.fileno())
+                yield from self._growing(self._handle)
                 return
             with self.path.open("rb", buffering=0) as file:
                 while data := file.read(_CHUNK):
@@ -97,7 +101,12 @@ class LogFile:
             if not ready:
                 yield b""
                 continue
-            data = os.read(handle, _CHUNK)
+            try:
+                data = os.read(handle, _CHUNK)
+            except OSError as error:
+                if error.errno == errno.EIO:  # a pty that nobody writes to any more
+                    return
+                raise
             if not data:
                 return
             self._hash.update(data)

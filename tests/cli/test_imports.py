@@ -58,6 +58,9 @@ def test_the_windows_log_is_accounted_for_and_its_tree_is_right(tmp_path: Path) 
     made = next(row for row in rows if row["pid"] == 5388)
     assert made["argv"] == [r"C:\\Windows\\system32\\DllHost.exe", "/Processid:{AB8902B4-09CA-4BB6-B78D-A8F59079A8D5}"]
     assert "malware.exe" in run("tree", path)
+    # The plugins' own keys can be asked for under the guard that queries and rules have.
+    sql = "SELECT sql FROM (SELECT count(*) AS sql FROM drakvuf_sysret WHERE info = 'STATUS_SUCCESS' AND ret = 0)"
+    assert ask(path, sql)[0][0] > 500
 
 
 @pytest.mark.parametrize("path", LINUX, ids=lambda path: path.name.split("-")[2].partition(".")[0])

@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -254,3 +254,23 @@ def test_a_file_with_traps_of_its_own_is_read_without_harm(path: Path) -> None:
             reader.tables()
         assert len(ask(reader, "SELECT * FROM seen")) == 2
     assert time.monotonic() - begin < 5
+
+
+def test_what_a_schema_computes_is_only_run_if_it_is_ours(tmp_path: Path) -> None:
+    class Line(EventRecord):
+        """A line."""
+
+        computed: ClassVar = {"key": ("json_extract(fields, '$.\"Key\"')", "a key")}
+        fields: Annotated[str, "JSON"]
+
+    path = tmp_path / "a.db"
+    with Writer(path, [Line]) as writer:
+        writer.put(Line(fields='{"Key":7}'))
+    with Reader(path) as reader:
+        assert list(reader.select("SELECT key FROM line")[1]) == [{"key": 7}]
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE VIEW bad AS SELECT argv_text(fields) AS key FROM line")
+    connection.commit()
+    connection.close()
+    with Reader(path) as reader, pytest.raises(UsageError, match="unsafe"):
+        list(reader.select("SELECT key FROM bad")[1])
