@@ -118,6 +118,8 @@ class Reading:
                 rows.append(row)
         except OutOfTime:
             raise
+        except GuestError as error:
+            self.lose(error.what)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the scan goes on
             self.failed[key] = error
 
