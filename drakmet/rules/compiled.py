@@ -42,7 +42,7 @@ class Compiled:
         if weight(rule.sql) >= HEAVIEST:
             raise ValueError("its subqueries multiply beyond what SQLite can prepare")
         # Alone first: what is inside brackets could close them. EXPLAIN, as the compiler's opinion is all we want.
-        with guard.deadline(_COMPILING):
+        with guard.deadline(_COMPILING, of_work=True):
             connection.execute(f"EXPLAIN {rule.sql}", rule.bindings).close()
             cursor = connection.execute(f"{self.sql} LIMIT 0", parameters(rule))
         self.columns = [column[0] for column in cursor.description]

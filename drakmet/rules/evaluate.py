@@ -65,7 +65,7 @@ class Evaluator:
     ``where`` says of rules, by their ids, where their SQL stands, for what is told of their faults.
     ``whole`` says that the file does not grow: then nothing is late, and of a burst the earliest result is told.
 
-    A rule that takes longer than ``seconds`` for ``chunk`` rows of a table, or whose query gives more than ``limit``
+    A rule that takes more than ``seconds`` of CPU for ``chunk`` rows of a table, or whose query gives over ``limit``
     rows for them, has failed there; one that fails three times in a row is not tried again. Others go on.
 
     Use it from one thread at a time. It never writes; raises `StoreError` if the file cannot be read.
@@ -219,7 +219,7 @@ class Evaluator:
         if all(span.high <= span.low for span in its_spans.values()):
             return []
         try:
-            with self.guard.deadline(self._seconds):
+            with self.guard.deadline(self._seconds, of_work=True):
                 rows = judged.compiled.rows(its_spans, self._limit, times, self._sessions(judged.rule))
                 findings = self._findings(judged, judged.compiled, rows)
         except (sqlite3.OperationalError, sqlite3.DataError, TooMuchError, MemoryError) as error:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import time
@@ -18,6 +19,7 @@ _SQLITE_RECURSIVE = 33  # sqlite3.h; Python names it since 3.12 only
 _STEPS = 1_000
 _MOST_MEMORY = 512 << 20
 _BETWEEN_LOOKS = 0.01
+_PATIENCE = 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 256 << 10,
@@ -75,12 +77,14 @@ class Guard:
         self.denied = None
 
     @contextlib.contextmanager
-    def deadline(self, seconds: float) -> Iterator[None]:
+    def deadline(self, seconds: float, *, of_work: bool = False) -> Iterator[None]:
         """Interrupt what runs longer or takes too much memory, with the `sqlite3.OperationalError` "interrupted".
 
-        `why` then says which of them it was.
+        The seconds are the clock's, or the CPU's if they are ``of_work``: then a busy machine changes nothing, and the
+        clock stops only what takes many times as long. `why` says which of them it was.
         """
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * (_PATIENCE if of_work else 1)
+        worked = time.thread_time() + seconds if of_work else math.inf
         most = _resident() + _MOST_MEMORY
         looked = time.monotonic()
         self._stopped = None
@@ -88,7 +92,7 @@ class Guard:
         def over() -> bool:
             nonlocal looked
             now = time.monotonic()
-            if now > end:
+            if now > end or (of_work and time.thread_time() > worked):
                 self._stopped = f"it took longer than {seconds:g} s"
             elif now - looked > _BETWEEN_LOOKS:
                 looked = now
