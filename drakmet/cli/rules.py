@@ -108,11 +108,13 @@ def run(
     chosen = _chosen(loaded, only, level)
     shown: list[dict[str, Any]] = []
     counts: Counter[State] = Counter()
+    excepted = 0
     for file in files:
         findings, ends = judge(file, chosen, loaded.lists, loaded.site.exceptions, where=loaded.where)
         if save:
             click.echo(f"{file}: {_save(file, findings)} findings were new and are kept", err=True)
         counts.update(end.state for end in ends)
+        excepted += sum(end.excepted for end in ends)
         if outcomes:
             shown += [{"file": str(file)} | asdict(end) | {"state": end.state.value} for end in ends]
         else:
@@ -121,7 +123,9 @@ def run(
             shown += [{"file": str(file)} | _finding(finding, numbers) for finding in findings]
     columns = _OUTCOME if outcomes else _FINDING[:6] if output is Format.TABLE else _FINDING
     emit(shown, [*(["file"] if len(files) > 1 else []), *columns], output)
-    click.echo(", ".join(f"{counts[state]} {state.value}" for state in State if counts[state]), err=True)
+    told = [f"{counts[state]} {state.value}" for state in State if counts[state]]
+    told += [f"{excepted} findings under the site's exceptions"] if excepted else []
+    click.echo(", ".join(told), err=True)
     unknown = counts[State.NOT_EVALUATED] + counts[State.NOT_KNOWN]
     found = counts[State.FIRED]
     raise SystemExit(ExitCode.FINDINGS if found else ExitCode.PARTLY if unknown else ExitCode.CLEAN)
