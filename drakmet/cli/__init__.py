@@ -16,6 +16,7 @@ from drakmet.errors import DrakmetError, ExitCode
 _COMMANDS = {
     "demo": ("demo:demo", "Show the main job on a Xen host of its own, in an emulator."),
     "doctor": ("doctor:doctor", "Say what this machine can watch, and what it lacks."),
+    "export": ("export:export", "Write records in the forms that other tools read."),
     "import": ("imports:import_", "Store a DRAKVUF log and judge it by the rules."),
     "lab": ("lab:lab", "Run a whole Xen host with guests in an emulator."),
     "new": ("plugins:new", "Write the start of a plugin of yours."),
@@ -26,8 +27,10 @@ _COMMANDS = {
     "rescue": ("rescue:rescue", "Free a guest that a monitor left hanging."),
     "rules": ("rules:rules", "List, check, test and run rules."),
     "scan": ("scan:scan", "Read what is in guests' memory now, without traps."),
+    "sign": ("evidence:sign", "Sign a file's chain of rows, or make a key for it."),
     "tables": ("data:tables", "Describe the tables that records are kept in."),
     "tree": ("tree:tree", "Show who started whom."),
+    "verify": ("evidence:verify", "Check that no row of a file was changed since."),
     "watch": ("watch:watch", "Watch a guest: records, rules, findings."),
 }
 

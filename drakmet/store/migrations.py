@@ -14,6 +14,7 @@ from sqlite_utils import Database, Migrations
 
 from drakmet.errors import StoreError
 from drakmet.store import schema
+from drakmet.store.chain import create_chain_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,11 @@ _steps = Migrations("drakmet")
 @_steps(name="0001 a file describes itself")
 def _describe(db: Database) -> None:
     schema.create_house_tables(db)
+
+
+@_steps(name="0002 rows are chained by hash")
+def _chain(db: Database) -> None:
+    create_chain_tables(db)
 
 
 def migrate(connection: sqlite3.Connection, path: Path | str) -> Database:

@@ -21,6 +21,7 @@ from drakmet.errors import StoreError
 from drakmet.records import CORE_RECORDS, Record
 from drakmet.store import faults, schema
 from drakmet.store.batch import Inserter
+from drakmet.store.chain import Chain
 from drakmet.store.checkpoint import Checkpointer
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 _BUSY_WAIT = 0.1
 _PATIENCE = 5.0
 _QUARANTINED = 100_000
+_QUARANTINE_TABLE = "drakmet_quarantine"
 _QUARANTINE = "INSERT INTO drakmet_quarantine (time, table_name, row, reason) VALUES (?, ?, ?, ?)"
+_SEAL = "INSERT INTO drakmet_seal (time, session, seq, digest, key, signature) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Writer:
         self._pending: list[Record] = []
         self._columns: list[tuple[type[Record], Mapping[str, Sequence[Any]]]] = []
         self._refused: list[tuple[int, str, str, str]] = []
+        self._chain: Chain | None = None
         # A record costs one call into C here; sorting it to its table waits until the guest runs again.
         self.put = self._pending.append  # type: ignore[assignment, method-assign]
         self._lock = _take(self.path)
@@ -102,7 +106,7 @@ class Writer:
         try:
             by_class = self._sort(batch)
             try:
-                with self._transaction():
+                with self._transaction(*self._touched(by_class)):
                     for inserter, records in by_class.items():
                         inserter.insert(self._connection, records)
                     for record, columns in self._columns:
@@ -117,7 +121,7 @@ class Writer:
                     ]
                     by_class.setdefault(self._tables[record], []).extend(made)
                     rows += len(made)
-                with self._transaction():
+                with self._transaction(_QUARANTINE_TABLE, *self._touched(by_class)):
                     self._insert_each(by_class)
                     self._connection.executemany(_QUARANTINE, self._refused)
         except sqlite3.Error as error:
@@ -162,7 +166,7 @@ class Writer:
         ``begin`` is in nanoseconds since 1970-01-01 UTC, now if it is left out; the other values are the columns of
         `Host`, `Guest` and `Session`. A host or guest that the file knows already keeps its number.
         """
-        with self._told(), self._transaction():
+        with self._told(), self._transaction("host", "guest", "session"):
             host_id = self._find_or_add("host", {"name": host, "xen": xen})
             columns = {"host": host_id, "name": guest, "uuid": uuid, "os": os, "kernel": kernel, "build_id": build_id}
             guest_id = self._find_or_add("guest", columns)
@@ -186,7 +190,22 @@ class Writer:
     def end_session(self, session: int, outcome: str, *, end: int | None = None, **columns: Any) -> None:
         """Store what was put and write down how the session ended; ``end`` is in nanoseconds, now if left out."""
         self.flush()
-        self.update_session(session, outcome=outcome, end=time.time_ns() if end is None else end, **columns)
+        now = time.time_ns()
+        self.update_session(session, outcome=outcome, end=now if end is None else end, **columns)
+        self.seal(now, session)
+
+    @property
+    def head(self) -> tuple[int, bytes]:
+        """The number and the digest of the chain's last block."""
+        assert self._chain is not None  # noqa: S101 - made with the Writer
+        return self._chain.seq, self._chain.digest
+
+    def seal(
+        self, now: int, session: int | None = None, key: bytes | None = None, signature: bytes | None = None
+    ) -> None:
+        """Write down what the chain's head is now, and who signed it."""
+        with self._told(), self._transaction():
+            self._connection.execute(_SEAL, (now, session, *self.head, key, signature))
 
     def close(self) -> None:
         """Store what was put and close the file; raise `StoreError` if records are lost with it."""
@@ -232,8 +251,20 @@ class Writer:
                         hint="load one of the two plugins, or rename one of the classes",
                     )
             schema.prepare(db, fresh.values(), where=str(self.path))
+            self._follow(fresh.values())
         for record in records:
             self._tables[record] = Inserter(fresh[record.table])
+
+    def _follow(self, tables: Iterable[schema.Table]) -> None:
+        """Chain these tables' rows, and those that came into the file without a Writer."""
+        chain = self._chain
+        if chain is None:
+            chain = Chain(self._connection)
+            chain.load()
+            chain.follow([(_QUARANTINE_TABLE, False)])
+        chain.follow((table.name, table.has_own_id) for table in tables)
+        chain.adopt()
+        self._chain = chain
 
     def _sort(self, batch: list[Record]) -> dict[Inserter, list[Record]]:
         by_class: dict[type[Record], list[Record]] = defaultdict(list)
@@ -287,16 +318,27 @@ class Writer:
             self._busy_since = now
         return now - self._busy_since > _PATIENCE
 
+    def _touched(self, by_class: dict[Inserter, list[Record]]) -> Iterator[str]:
+        yield from (inserter.table.name for inserter in by_class)
+        yield from (record.table for record, _ in self._columns)
+        if self._refused:
+            yield _QUARANTINE_TABLE
+
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *tables: str) -> Iterator[None]:
+        """Do what the caller does all or not at all, and chain it; ``tables`` are those that it writes to."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            if self._chain:
+                self._chain.extend(tables)
             self._connection.execute("COMMIT")
         except BaseException:
             # A full disk ends the transaction by itself.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            if self._chain:
+                self._chain.load()
             raise
 
     @contextlib.contextmanager
