@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``drakmet scan`` over files of guests' memory."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from guest.images import image
+from rules.kinds import of_scans
+from sources.image_files import elf_core, lime
+
+from drakmet.cli.scan import scan
+from drakmet.errors import UsageError, XenError
+from drakmet.records import Finding
+from drakmet.rules import State
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("core") / "guest.core"
+    path.write_bytes(elf_core(image("6.1").memory.pages))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(scan, [str(one) for one in arguments])
+
+
+def rows(database: Path, sql: str) -> list[Any]:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_an_image_from_file_to_findings(core: Path, tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    result = run(f"image:{core}", "--db", database)
+    assert result.exit_code == 1, result.output
+    fired = {rule for (rule,) in rows(database, "SELECT rule FROM finding")}
+    wanted = {"running-program-from-memory", "running-false-kernel-thread", "running-program-deleted"}
+    assert wanted <= fired <= of_scans()
+    assert all(rule in result.stdout for rule in fired)
+    assert image("6.1").kernel.profile.release in result.stdout
+    assert database.stat().st_mode & 0o077 == 0
+    ((outcome, kernel),) = rows(database, "SELECT outcome, kernel FROM session JOIN guest ON guest.id = session.guest")
+    assert (outcome, kernel) == ("done", image("6.1").kernel.banner)
+    assert len(rows(database, "SELECT 1 FROM process")) == len(list(image("6.1").guest.tasks()))
+
+
+def test_json_is_one_object_a_line(core: Path, tmp_path: Path) -> None:
+    result = run(f"image:{core}", "--db", tmp_path / "a.db", "--json")
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    (guest,) = [row for row in told if row["table"] == "guest"]
+    summary = told[-1]
+    findings = [row for row in told if row["table"] == "finding"]
+    assert guest["rows"]["process"] > 40
+    assert (guest["failed"], guest["gaps"], guest["paused"]) == (False, [], None)
+    assert set(Finding.__struct_fields__) < set(findings[0])
+    assert (summary["findings"], summary["exit_code"], summary["failed"]) == (len(findings), 1, 0)
+
+
+def test_a_file_that_was_scanned_before_is_judged_anew_only_for_what_is_new(core: Path, tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    run(f"image:{core}", "--db", database)
+    first = len(rows(database, "SELECT 1 FROM finding"))
+    run(f"image:{core}", "--db", database)
+    assert len(rows(database, "SELECT 1 FROM finding WHERE session = 2")) == first
+    assert rows(database, "SELECT count(*) FROM guest") == [(1,)]
+
+
+def test_one_that_cannot_be_read_is_a_row_with_its_reason(core: Path, tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    broken = tmp_path / "windows.dmp"
+    broken.write_bytes(b"PAGEDU64" + bytes(1 << 20))
+    result = run(f"image:{broken}", f"image:{core}", f"image:{tmp_path / 'none'}", "--db", database)
+    assert result.exit_code == 3
+    outcomes = [outcome for (outcome,) in rows(database, "SELECT outcome FROM session ORDER BY id")]
+    assert outcomes == ["the file is no memory image: it is a crash dump of Windows", "done",
+                        "cannot open the memory image: No such file or directory"]  # fmt: skip
+    assert all(outcome in result.stdout for outcome in outcomes)
+    assert len(rows(database, "SELECT 1 FROM coverage WHERE gap LIKE '%Windows%'")) == 1
+
+
+def test_rules_over_a_guest_that_was_not_read_are_not_evaluated(tmp_path: Path) -> None:
+    from drakmet.rules import bundled, judge, load_rules
+
+    database = tmp_path / "a.db"
+    empty = tmp_path / "empty"
+    empty.write_bytes(bytes(2 << 20))
+    result = run(f"image:{empty}", "--db", database)
+    assert result.exit_code == 4
+    assert "the memory is empty" in result.stdout
+    rules = load_rules([bundled()])
+    chosen = [rule for rule in rules.rules if rule.id in of_scans()]
+    assert {end.state for end in judge(database, chosen, rules.lists)[1]} == {State.NOT_EVALUATED}
+
+
+def test_an_image_that_is_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
+    whole = lime(image("6.1").memory.pages)
+    path = tmp_path / "cut.lime"
+    path.write_bytes(whole[: len(whole) - 9000])
+    result = run(f"image:{path}", "--db", tmp_path / "a.db", "--no-rules")
+    assert result.exit_code in (3, 4)
+    assert "cut short" in result.stdout
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    assert run().exit_code == 2
+    assert run("--all", "xen:web1").exit_code == 2
+    assert isinstance(run("ftp://x", "--db", tmp_path / "a.db").exception, UsageError)
+    assert not (tmp_path / "a.db").exists()
+    # No Xen on the machine of the tests.
+    assert isinstance(run("--all", "--db", tmp_path / "a.db").exception, XenError)
+
+
+def test_libvmi_reads_the_same(core: Path, tmp_path: Path) -> None:
+    pytest.importorskip("libvmi", reason="the extra vmi is not installed")
+    from sources.image_files import raw
+
+    path = tmp_path / "guest.raw"
+    path.write_bytes(raw(image("6.1").memory.pages))
+    found = []
+    for kind in ("vmi", "image"):
+        result = run(f"{kind}:{path}", "--db", tmp_path / f"{kind}.db", "--no-rules")
+        assert result.exit_code == 0, result.output
+        found.append(rows(tmp_path / f"{kind}.db", "SELECT pid, ppid, comm, exe, start_time FROM process ORDER BY pid"))
+    assert found[0] == found[1]
