@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -304,18 +304,23 @@ class ProcessCache:
         self._unpack_key = tasks.key.unpack_from
         self._unpack_cred = struct.Struct(f"{self._cred_length}s").unpack_from
         self.hits = self.misses = 0
+        self.get = self._finder()
+        """From a task's address to its process as it is now; raises `Unreadable` if it cannot be read."""
 
-    def get(self, task: int) -> Process:
-        """Return the process of ``task`` as it is now; `Unreadable` if it cannot be read."""
-        known = self._known.get(task)
-        if known is not None and known.key_gpa:
-            buffer = self._buffer
-            if (
-                self._unpack_key(buffer, known.key_gpa) == known.key
-                and self._unpack_cred(buffer, known.cred_gpa)[0] == known.cred
-            ):
-                return known.process
-        return self._careful(task, known)
+    def _finder(self) -> Callable[[int], Process]:
+        # A closure, as this runs at every hit: its names are half as dear as attributes.
+        find, careful, buffer = self._known.get, self._careful, self._buffer
+        unpack_key, unpack_cred = self._unpack_key, self._unpack_cred
+
+        def get(task: int) -> Process:
+            known = find(task)
+            if known is not None:
+                process, key, cred, key_gpa, cred_gpa = known
+                if key_gpa and unpack_key(buffer, key_gpa) == key and unpack_cred(buffer, cred_gpa) == cred:
+                    return process
+            return careful(task, known)
+
+        return get
 
     def _careful(self, task: int, known: _Known | None) -> Process:
         tasks, space = self._tasks, self._space
@@ -323,7 +328,7 @@ class ProcessCache:
         values = tasks.key.ordered(key)
         cred_at = values[6] + self._cred_start
         cred = space.read(cred_at, self._cred_length)
-        if known is not None and known.key == key and known.cred == cred:
+        if known is not None and known.key == key and known.cred == (cred,):
             self.hits += 1
             # What could not be read, because it was being changed just then, may be readable now.
             if not known.process.missing or self.hits % _TRY_AGAIN:
@@ -338,7 +343,7 @@ class ProcessCache:
         key_gpa, cred_gpa = task + self._key_start, cred_at - self._page_offset
         if process.missing or not (0 < key_gpa < self._end and 0 < cred_gpa < self._end):
             key_gpa = 0
-        self._known[task] = _Known(process, key, cred, key_gpa, cred_gpa)
+        self._known[task] = _Known(process, key, (cred,), key_gpa, cred_gpa)
         return process
 
     def drop(self, task: int) -> None:
@@ -346,14 +351,11 @@ class ProcessCache:
         self._known.pop(task, None)
 
 
-class _Known:
+class _Known(NamedTuple):
     """A decoded process and what it was decoded from; ``key_gpa`` is 0 where the short cut must not be taken."""
 
-    __slots__ = ("cred", "cred_gpa", "key", "key_gpa", "process")
-
-    def __init__(self, process: Process, key: tuple[Any, ...], cred: bytes, key_gpa: int, cred_gpa: int) -> None:
-        self.process = process
-        self.key = key
-        self.cred = cred
-        self.key_gpa = key_gpa
-        self.cred_gpa = cred_gpa
+    process: Process
+    key: tuple[Any, ...]
+    cred: tuple[bytes]
+    key_gpa: int
+    cred_gpa: int

@@ -56,18 +56,25 @@ class Processes:
         self._tasks: dict[int, Known] = {}
         self._rows: dict[tuple[Any, ...], Known] = {}
         self.count = 0
+        self.current = self._finder()
+        """From a CPU's kernel GS base, and the time, to who runs there; None if it cannot be read."""
 
-    def current(self, gs_base: int, time: int) -> Known | None:
-        """Return who runs on the CPU whose kernel GS base this is; None if it cannot be read."""
-        try:
-            task = self._current(gs_base)
-            source = self._get(task)
-        except GuestError:
-            return None
-        known = self._tasks.get(task)
-        if known is not None and known.source is source:
-            return known
-        return self._intern(task, source, time)
+    def _finder(self) -> Callable[[int, int], Known | None]:
+        # A closure, as this runs at every hit: its names are half as dear as attributes.
+        current_task, get, find, intern = self._current, self._get, self._tasks.get, self._intern
+
+        def current(gs_base: int, time: int) -> Known | None:
+            try:
+                task = current_task(gs_base)
+                source = get(task)
+            except GuestError:
+                return None
+            known = find(task)
+            if known is not None and known.source is source:
+                return known
+            return intern(task, source, time)
+
+        return current
 
     def of(self, task: int, time: int) -> Known | None:
         """Return the process at ``task``; None if it cannot be read."""
