@@ -33,6 +33,7 @@ LONGEST = 4 << 20
 """The bytes that a value may have in a rule: a guest's longest are argument vectors, of some hundred KB."""
 
 _STRIKES = 3
+_LOOKING = 300.0
 _MOST_FINDINGS = 1_000
 
 
@@ -138,8 +139,9 @@ class Evaluator:
     def outcomes(self, session: int | None = None) -> list[Outcome]:
         """Return what became of each rule in each session, or only in one, up to the last step."""
         try:
-            with self.guard.deadline(60):
-                coverage = Coverage(self._connection, self._events)
+            read = {table for judged in self._rules if judged.compiled for table in judged.compiled.reads}
+            with self.guard.deadline(_LOOKING, of_work=True):
+                coverage = Coverage(self._connection, self._events & read)
         except sqlite3.Error as error:
             raise faults.explain(error, self._where) from error
         found = []

@@ -160,7 +160,7 @@ def at_once(connection: sqlite3.Connection, rules: list[Any], chunk: int) -> lis
 
 
 @given(events=EVENTS, cuts=st.lists(st.integers(0, 40), max_size=12), chunk=st.integers(1, 50))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_rows_in_any_order_are_judged_as_in_a_batch(
     laboratory: Laboratory, events: list[tuple[Any, ...]], cuts: list[int], chunk: int
 ) -> None:
@@ -172,7 +172,7 @@ def test_rows_in_any_order_are_judged_as_in_a_batch(
 
 
 @given(events=EVENTS, cuts=st.lists(st.integers(0, 40), max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_bursts_are_the_same_when_rows_come_in_the_order_of_time(
     laboratory: Laboratory, events: list[tuple[Any, ...]], cuts: list[int]
 ) -> None:
@@ -187,7 +187,7 @@ def test_bursts_are_the_same_when_rows_come_in_the_order_of_time(
 
 
 @given(events=EVENTS, cuts=st.lists(st.integers(0, 40), max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_of_each_burst_something_is_told_whatever_the_order(
     laboratory: Laboratory, events: list[tuple[Any, ...]], cuts: list[int]
 ) -> None:
