@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from drakmet.errors import GuestError
 from drakmet.guest.memory import PAGE_SIZE, extents, read_lenient
 
 if TYPE_CHECKING:
@@ -24,8 +25,16 @@ _WINDOWS = (b"ntkrnlmp.pdb", b"ntkrpamp.pdb", b"ntoskrnl.pdb", b"\\SystemRoot\\S
 _BSD = re.compile(rb"@\(#\)(FreeBSD|NetBSD|OpenBSD) [\d.]+")
 
 
-def reason(memory: PhysicalMemory) -> str | None:
-    """Return in a sentence what the memory holds instead of a kernel that can be read; None if nothing tells."""
+def explained(memory: PhysicalMemory, error: GuestError, where: str) -> GuestError:
+    """Return the error of a search for a kernel, in the words of what the memory holds instead."""
+    return GuestError(reason(memory, error.what) or error.what, where=where, hint=error.hint)
+
+
+def reason(memory: PhysicalMemory, failure: str = "") -> str | None:
+    """Return in a sentence what the memory holds instead of a kernel that can be read; None if nothing tells.
+
+    ``failure`` is what the search for a kernel said.
+    """
     read = 0
     banner: str | None = None
     for start, length in extents(memory):
@@ -42,13 +51,15 @@ def reason(memory: PhysicalMemory) -> str | None:
             if banner is None and (linux := _BANNER.search(data)):
                 banner = linux[1].decode()
     if banner is not None:
-        return _linux(banner)
+        return _linux(banner, failure)
     return _without_text(memory)
 
 
-def _linux(release: str) -> str:
+def _linux(release: str, failure: str) -> str:
     if re.search(r"(?:^|[-.+])(?:i[3-6]86|686|pae)\b|-686", release):
         return f"a 32-bit Linux guest ({release}): only 64-bit ones can be read"
+    if "_BTF" in failure:
+        return f"Linux {release} has no BTF (CONFIG_DEBUG_INFO_BTF is off), so its types are not known"
     return (
         f"Linux {release} was found, but not its symbols or types: it is 32-bit, or has no kallsyms or no BTF "
         "(CONFIG_DEBUG_INFO_BTF), or was still being booted"

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drakmet.errors import UsageError, XenError
+from drakmet.errors import GuestError, UsageError, XenError
+from drakmet.guest import unknown
 from drakmet.pyxen import Control, Xenstore
 from drakmet.sources.base import open_source
 from drakmet.sources.xen import XenSource
@@ -13,6 +14,8 @@ from drakmet.sources.xen import XenSource
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from drakmet.guest.kernel import Kernel
+    from drakmet.guest.memory import PhysicalMemory
     from drakmet.pyxen import DomainInfo
     from drakmet.sources.base import Source
 
@@ -34,6 +37,13 @@ class XenScanSource(XenSource):
                 where=self.uri,
                 hint='type="pvh" or type="hvm" in its configuration',
             )
+
+    def kernel(self, memory: PhysicalMemory | None = None) -> Kernel:
+        """Return the guest's kernel; `GuestError` says what else the guest may be."""
+        try:
+            return super().kernel(memory)
+        except GuestError as error:
+            raise unknown.explained(self.memory, error, self.uri) from error
 
     def paused(self) -> AbstractContextManager[object]:
         """Return what pauses the guest while it is entered; pauses of others are counted apart."""

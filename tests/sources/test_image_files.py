@@ -191,3 +191,13 @@ def test_later_pages_of_a_saved_guest_count(tmp_path: Path) -> None:
     memory, _ = open_image(tmp_path / "saved")
     assert isinstance(memory, ImageMemory)
     assert memory.read(PAGE, PAGE) == page(2)
+
+
+def test_a_kernel_without_types_is_named_so(tmp_path: Path) -> None:
+    from drakmet.guest.unknown import explained
+
+    path = tmp_path / "image"
+    path.write_bytes(bytes(8192) + b"Linux version 6.1.0-47-amd64 (x@y)".ljust(PAGE, b"\0") + bytes(2 << 20))
+    memory, _ = open_image(path)
+    error = explained(memory, GuestError("symbols at 0x1000: the kernel has no __start_BTF"), "image:x")
+    assert error.what == "Linux 6.1.0-47-amd64 has no BTF (CONFIG_DEBUG_INFO_BTF is off), so its types are not known"

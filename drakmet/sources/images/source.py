@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 from drakmet.errors import GuestError, UsageError
 from drakmet.guest import kernel as kernels
 from drakmet.guest import unknown
-from drakmet.guest.memory import PAGE_SIZE, ImageMemory, SparseMemory
+from drakmet.guest.memory import PAGE_SHIFT, PAGE_SIZE, ImageMemory, SparseMemory
 from drakmet.guest.profile import ProfileCache
 from drakmet.sources.base import About
 from drakmet.sources.images import elf, lime, xensave
-from drakmet.sources.images.layout import File, Layout, settle
+from drakmet.sources.images.layout import MAX_ADDRESS, File, Layout, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,7 @@ _OTHERS: Final = (
     (b"PK\x03\x04", "compressed", "unpack it first"),
 )
 _LEAST: Final = 1 << 20
+_FOUR_GIB: Final = 1 << 32
 
 
 class ImageSource:
@@ -60,19 +61,36 @@ class ImageSource:
         self.format = layout.format
         self.problems = layout.problems
         self.about = About(host=socket.gethostname(), guest=path.name)
+        self._path = path
 
     def kernel(self, memory: PhysicalMemory | None = None) -> Kernel:
         """Return the guest's kernel; `GuestError` says what else the image may be of."""
         try:
             found = kernels.find(self.memory, cache=ProfileCache())
+            if self.format == "raw" and self._has_hole(found):
+                found = kernels.find(self.memory, cache=ProfileCache())
         except GuestError as error:
-            reason = unknown.reason(self.memory) or error.what
-            if self.problems:
-                reason = f"{reason}; {self.problems[0]}"
-            raise GuestError(reason, where=self.uri, hint=error.hint) from error
+            told = unknown.explained(self.memory, error, self.uri)
+            told.what = "; ".join([told.what, *self.problems[:1]])
+            raise told from error
         if memory is None:
             return found
         return kernels.Kernel(found.profile, memory, found.base, found.slide, found.levels)
+
+    def _has_hole(self, kernel: Kernel) -> bool:
+        """Look whether RAM goes on above 4 GiB without a hole in the file, as in QEMU's RAM files; put it there if so.
+
+        The kernel knows where RAM ends (max_pfn); what the file is too short by is the hole below 4 GiB.
+        """
+        symbol = kernel.find("max_pfn")
+        end = kernel.space.read_u64(symbol) << PAGE_SHIFT if symbol is not None else 0
+        below = self.memory.size - (end - _FOUR_GIB)
+        if not _FOUR_GIB < end < MAX_ADDRESS or end <= self.memory.size or not 0 < below < _FOUR_GIB:
+            return False
+        assert isinstance(self.memory, ImageMemory)  # noqa: S101 - raw images are
+        self.memory.close()
+        self.memory = ImageMemory.with_hole(self._path, below)
+        return True
 
     def close(self) -> None:
         """Let the file go."""
