@@ -60,7 +60,6 @@ def scene(way: str) -> tuple[Any, Any, Any]:
     found = image.kernel
     guest = LinuxGuest(kernel.Kernel(found.profile, memory, found.base, found.slide, found.levels))
     trap = WAYS[way]
-    assert trap is not None
     prepared = armed.prepare(guest, [Bench(trap)])
     (place,) = prepared.places.values()
     sink = Sink()
