@@ -63,7 +63,7 @@ class Domain(Protocol):
     def map(self, gfns: Sequence[int]) -> ForeignMap:
         """Frames of it, for writing."""
 
-    def left(self) -> None:
+    def released(self) -> None:
         """Be told that all was taken back."""
 
 
@@ -215,7 +215,7 @@ class Engine:
         self.batch = lambda: 0
         gone = bool(failed) and self.domain.state() is None
         if gone or not failed:
-            self.domain.left()
+            self.domain.released()
         return [] if gone else failed
 
     def abandon(self) -> None:

@@ -124,7 +124,7 @@ class XenSource:
     def monitor(self) -> Monitor:
         """Return the domain's event ring, enabled; what a drakmet that died left on the guest is taken back first.
 
-        From here on, up to `left`, it is known to whoever comes after us what is to be taken back.
+        From here on, up to `released`, it is known to whoever comes after us what is to be taken back.
         """
         control, domid = self.control, self.domid
         self._claim = Claim(domid)
@@ -139,10 +139,10 @@ class XenSource:
         try:
             return Monitor(control, domid)
         except BaseException:
-            self.left()
+            self.released()
             raise
 
-    def left(self) -> None:
+    def released(self) -> None:
         """The guest is as it was, or gone: nothing is to be taken back any more."""
         if self._journal is not None:
             self._journal.clear()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from drakmet.lab.client import Agent
 
-NAME = "tests"
+NAME = os.environ.get("DRAKMET_LAB_HOST", "tests")
+"""Another one may be named, such as one that is up already."""
 
 
 @pytest.fixture(scope="session")

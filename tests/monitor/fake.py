@@ -50,8 +50,8 @@ class FakeDomain:
         self.control = self
         self.guardian = None
 
-    def left(self) -> None:
-        self.log.append("left")
+    def released(self) -> None:
+        self.log.append("released")
 
     @property
     def state(self) -> Any:
