@@ -76,6 +76,7 @@ class Judge:
                 # Slow rules leave the CPU to the guest and its monitor, but a finding comes within a second.
                 pause = min(max(_PAUSE, time.monotonic() - begun), _LONGEST_PAUSE)
             self.outcomes = [*evaluator.outcomes(self._session), *self._left_out()]
+            self.fault = next(iter(self._rules.errors), None)
         except DrakmetError as error:
             self.fault = error
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not look as if nothing had been found

@@ -17,6 +17,8 @@ from drakmet.store.functions import utc
 if TYPE_CHECKING:
     from drakmet.rules.format import RuleFile
 
+_WIDEST = 2_000
+
 
 @click.command()
 @click.argument("finding", metavar="FILE:NUMBER")
@@ -98,7 +100,7 @@ def _tell(row: dict[str, Any], rows: list[dict[str, Any]], file: RuleFile | None
         click.echo(f"  {printable(one['table'])} {one['id']}" + ("" if one["row"] else ": no such row"))
         for name, value in (one["row"] or {}).items():
             shown = utc(value) if name == "time" else value
-            click.echo(f"    {name:<14} {printable(shown)}")
+            click.echo(f"    {name:<14} {printable(shown)[:_WIDEST]}")
     click.echo("\nThe rule:")
     if file is None:
         click.echo("  it is not among those that are here; give its directory with --rules")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import click
 
 from drakmet.cli.known import known_records, plugins_option
-from drakmet.cli.output import Format, emit, json_line, output_options
+from drakmet.cli.output import Format, emit, json_line, output_options, printable
 from drakmet.errors import ExitCode, RuleError, UsageError
 from drakmet.rules import bundled, load_rules
+from drakmet.rules.site import FILE
 from drakmet.rules.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def test(paths: tuple[Path, ...], plugins_dir: tuple[Path, ...], output: Format)
     failed = [verdict for verdict in verdicts if verdict.fault]
     if output is Format.TABLE:
         for verdict in failed:
-            click.echo(f"{verdict.where}: {verdict.rule}: {verdict.test}\n  {verdict.fault}")
+            click.echo(printable(f"{verdict.where}: {verdict.rule}: {verdict.test}"))
+            click.echo(printable(f"  {verdict.fault}"))
     else:
         emit([asdict(verdict) for verdict in verdicts], ["rule", "test", "where", "fault"], output)
     click.echo(f"{len(loaded.files)} rules, {len(verdicts)} tests, {len(failed)} failed", err=True)
@@ -136,7 +138,7 @@ def new(name: str, table: str, directory: Path, plugins_dir: tuple[Path, ...]) -
     """
     from drakmet.rules.starter import starter, suitable
 
-    if not _ID.fullmatch(name):
+    if not _ID.fullmatch(name) or f"{name}.toml" == FILE:
         raise UsageError(f"{name!r} cannot be a rule's id", hint="take small letters, digits and hyphens")
     records = {record.table: record for record in known_records(plugins_dir) if suitable(record)}
     if table not in records:
@@ -184,6 +186,6 @@ def _emit_issues(issues: list[Issue], output: Format) -> None:
         emit([asdict(issue) for issue in issues], ["level", "code", "where", "text", "hint"], output)
         return
     for issue in issues:
-        click.echo(f"{issue.where}: {issue.level}: {issue.text} [{issue.code}]")
+        click.echo(printable(f"{issue.where}: {issue.level}: {issue.text} [{issue.code}]"))
         if issue.hint:
-            click.echo(f"  {issue.hint}")
+            click.echo(printable(f"  {issue.hint}"))

@@ -83,7 +83,7 @@ class LinesView:
                 err=True,
             )
         if ended.rules_fault:
-            click.echo(f"drakmet: the rules were not judged to the end: {ended.rules_fault}", err=True)
+            click.echo(f"drakmet: not all rules were judged to the end: {ended.rules_fault}", err=True)
         unknown = sorted({o.rule for o in ended.rules if o.state.value in ("not known", "not evaluated")})
         if unknown:
             click.echo(f"\n{len(unknown)} rules are not known or not evaluated: {', '.join(unknown)}")

@@ -95,6 +95,8 @@ class Compiled:
             number = row[column]
             if number is None:
                 continue
+            if not isinstance(number, int):
+                raise TypeError(f"its {column} is {number!r:.50}, which is no number of a row")
             rests_on.append((table, number))
             its_session, its_time, its_process = self._trigger(table, number)
             if its_time >= moment:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drakmet.rules.arrivals import ALWAYS, Arrivals, Span, Times
 from drakmet.rules.bursts import Bursts
-from drakmet.rules.compiled import Compiled, TooMuchError
+from drakmet.rules.compiled import Compiled
 from drakmet.rules.exempt import Exempting
 from drakmet.rules.lists import List, attach_lists
 from drakmet.rules.outcome import Coverage, Outcome, State
@@ -224,7 +224,7 @@ class Evaluator:
             with self.guard.deadline(self._seconds, of_work=True):
                 rows = judged.compiled.rows(its_spans, self._limit, times, self._sessions(judged.rule))
                 findings = self._findings(judged, judged.compiled, rows)
-        except (sqlite3.OperationalError, sqlite3.DataError, TooMuchError, MemoryError) as error:
+        except Exception as error:
             if isinstance(error, sqlite3.Error) and faults.code(error) in faults.FILE_FAULTS:
                 raise
             judged.strikes += 1

@@ -161,7 +161,9 @@ class RuleFile:
             raise RuleError("from names no table", where=self.where("from"))
         if len(set(self.rule.triggers)) < len(self.rule.triggers):
             raise RuleError("from names a table twice", where=self.where("from"))
-        for name in self.rule.parameters:
+        for name, parameter in self.rule.parameters.items():
+            if not fits_sqlite(parameter.default):
+                raise RuleError(f"{name} has more than 64 bits", where=self.where("parameters"))
             if not PARAMETER.fullmatch(name) or name == "within" or name.startswith("drakmet_"):
                 raise RuleError(
                     f"{name!r} cannot be a parameter's name",
@@ -223,15 +225,22 @@ class RuleFile:
 
 def load(path: Path) -> RuleFile:
     """Read a rule file; raise `RuleError` with file and line if it is wrong."""
+    return RuleFile(path, read_text(path, _MAX_FILE))
+
+
+def read_text(path: Path, longest: int) -> str:
+    """Return the text of a file that a person wrote; raise `RuleError` for what is none."""
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise RuleError("too long for a rule", where=str(path), hint=f"at most {_MAX_FILE} bytes")
-        text = path.read_text(encoding="utf-8")
+        # A pipe or a device might never end.
+        if not path.is_file():
+            raise RuleError("it is not a file" if path.exists() else "there is no such file", where=str(path))
+        if path.stat().st_size > longest:
+            raise RuleError("too long", where=str(path), hint=f"at most {longest} bytes")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise RuleError(error.strerror or str(error), where=str(path)) from error
     except UnicodeDecodeError as error:
         raise RuleError("not UTF-8", where=str(path)) from error
-    return RuleFile(path, text)
 
 
 def toml_line(error: tomllib.TOMLDecodeError, text: str) -> int:
@@ -250,6 +259,11 @@ def placeholders(template: str) -> list[str]:
             raise ValueError(f"{{{name}}} in the message is more than the name of a column")
         names.append(name)
     return names
+
+
+def fits_sqlite(value: object) -> bool:
+    """Tell whether SQLite can take a value: its integers have 64 bits."""
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def is_duration(value: object) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from drakmet.errors import RuleError
-from drakmet.rules.format import Value, toml_line
+from drakmet.rules.format import Value, fits_sqlite, read_text, toml_line
 from drakmet.store.schema import quote
 
 if TYPE_CHECKING:
@@ -84,17 +84,17 @@ def attach_lists(connection: sqlite3.Connection, lists: dict[str, List]) -> None
 def _load(path: Path) -> List:
     if not _NAME.fullmatch(path.stem):
         raise RuleError("a list's file name must be a table's name", where=str(path), hint="such as mining_pools")
-    text = ""
+    text = read_text(path, _MAX_FILE)
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise RuleError("too long for a list", where=str(path), hint=f"at most {_MAX_FILE >> 20} MB")
-        text = path.read_text(encoding="utf-8")
         content = msgspec.convert(tomllib.loads(text), List)
-    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         line = f":{toml_line(error, text)}" if isinstance(error, tomllib.TOMLDecodeError) else ""
         raise RuleError(f"no list: {error}", where=f"{path}{line}") from error
     if content.values and content.rows:
         raise RuleError("a list has values or rows, not both", where=str(path))
-    if len(content.table()[0]) > _MOST_COLUMNS:
+    columns, rows = content.table()
+    if not all(fits_sqlite(value) for row in rows for value in row):
+        raise RuleError("a number in the list has more than 64 bits", where=str(path))
+    if len(columns) > _MOST_COLUMNS:
         raise RuleError(f"a list with more than {_MOST_COLUMNS} columns", where=str(path))
     return content

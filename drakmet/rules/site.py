@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drakmet.errors import RuleError
-from drakmet.rules.format import Rule, Value, is_duration, toml_line
+from drakmet.rules.format import Rule, Value, fits_sqlite, is_duration, read_text, toml_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE = "site.toml"
 """The name that is no rule's in a directory of rules."""
 
+_MAX_FILE = 16 << 20
 _AT_EXCEPTION = re.compile(r"exception\[(\d+)\]")
 _TABLE = re.compile(r"\s*\[\[\s*exception\s*\]\]")
 
@@ -97,13 +98,11 @@ def load_site(directories: Iterable[Path]) -> Site:
 
 
 def _load(path: Path) -> Site:
-    lines: list[int] = []
-    text = ""
+    text = read_text(path, _MAX_FILE)
+    lines = [number for number, line in enumerate(text.split("\n"), start=1) if _TABLE.match(line)]
     try:
-        text = path.read_text(encoding="utf-8")
-        lines = [number for number, line in enumerate(text.splitlines(), start=1) if _TABLE.match(line)]
         site = msgspec.convert(tomllib.loads(text), Site)
-    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         where = _line(error, text, lines)
         raise RuleError(
             f"no site file: {error}",
@@ -137,8 +136,10 @@ def _same_kind(known: Any, value: Any, where: str) -> Any:
         if not is_duration(value):
             raise RuleError(f"{value!r} is no duration", where=where, hint=f"such as {known}")
         return value
-    if isinstance(known, float) and type(value) is int:
+    if isinstance(known, float) and type(value) is int and fits_sqlite(value):
         return float(value)
+    if not fits_sqlite(value):
+        raise RuleError(f"{value!r} has more than 64 bits", where=where)
     if type(value) is not type(known):
         raise RuleError(f"{value!r} is not of the kind of the default {known!r}", where=where)
     return value

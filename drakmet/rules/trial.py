@@ -27,6 +27,7 @@ EPOCH = 1_767_225_600 * 10**9
 """When a test's time 0 is: 2026-01-01 UTC, in nanoseconds."""
 
 _MOST_ROWS = 10_000
+_LONGEST = 1e9
 _FROM_JSON = re.compile(r"""(?:json_extract\()?(\w+)(?:, | ->> )'\$\."(.+)"'\)?""")
 
 
@@ -97,7 +98,7 @@ class Laboratory:
                 try:
                     with evaluator.guard.lifted():
                         connection.execute(table.insert, table.to_row(row))
-                except sqlite3.Error as error:
+                except (sqlite3.Error, OverflowError, ValueError) as error:
                     raise RuleError(f"a row of {row.table}: {error}", where=file.where("test")) from error
                 if one_by_one:
                     found += evaluator.step()
@@ -144,6 +145,8 @@ def _repeated(row: dict[str, Any], clock: float) -> Iterator[tuple[float, dict[s
     begin = values.pop("at", clock + 0.001)
     if not isinstance(times, int) or not all(isinstance(value, int | float) for value in (every, begin)):
         raise RuleError("repeat, every and at are numbers")
+    if not all(abs(value) <= _LONGEST for value in (every, begin)):
+        raise RuleError(f"every and at are seconds, at most {_LONGEST:g}")
     for number in range(min(times, _MOST_ROWS + 1)):
         yield begin + number * every, {name: _numbered(value, number) for name, value in values.items()}
 

@@ -2,6 +2,7 @@
 """Rules that are wrong, or mean harm: each is refused or stopped with file and line, and the watch goes on."""
 
 import functools
+import os
 import resource
 import sqlite3
 import time
@@ -146,7 +147,7 @@ def test_the_watch_goes_on_beside_bad_rules(tmp_path: Path, monkeypatch: pytest.
             writer.put(Opened(session=session, time=number, path=f"/secret/{number}"))
             writer.flush()
         outcomes = {end.rule: end for end in judge.finish()}
-    assert judge.fault is None
+    assert "wrong.toml" in str(judge.fault) or "broken.toml" in str(judge.fault)
     assert [finding.message for finding in found] == [f"? opened /secret/{number}" for number in range(3)]
     states = {name: end.state for name, end in outcomes.items()}
     assert states == {
@@ -243,3 +244,55 @@ def test_what_people_write_is_light() -> None:
 @given(st.text(alphabet="()ab ,.asWITH\"'", max_size=60))
 def test_any_sql_has_a_weight(sql: str) -> None:
     assert 0 < weight(sql) <= HEAVIEST
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"parameters.least": '{ default = 99999999999999999999, doc = "x" }'}, "64 bits"),
+        ({"parameters.Least": '{ default = 9, doc = "x" }'}, "cannot be a parameter's name"),
+        ({"parameters.drakmet_low_opened": '{ default = 9, doc = "x" }'}, "cannot be a parameter's name"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(changes: dict[str, str], match: str) -> None:
+    with pytest.raises(RuleError, match=match) as caught:
+        rule(**changes)
+    assert str(caught.value.where).startswith("secret.toml:")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *('path = "x", result = 99999999999999999999', 'path = "x", at = inf', 'path = "x", at = nan, repeat = 2'),
+        *('path = "x", every = -1e300, repeat = 3', "time = 99999999999999999999", "at = 10000000000"),
+    ],
+)
+def test_rows_that_cannot_be_are_told(laboratory: Laboratory, row: str) -> None:
+    text = RULE.replace('rows.opened = [{ path = "/etc/passwd" }]', f"rows.opened = [{{ {row} }}]")
+    verdict = list(laboratory.try_rule(RuleFile(Path("secret.toml"), text), {}))[1]
+    assert verdict.fault
+    assert verdict.where.startswith("secret.toml:")
+
+
+def test_a_list_that_sqlite_cannot_take_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "big.toml").write_text('title = "x"\nvalues = [99999999999999999999]')
+    assert ["64 bits" in error.what for error in load_rules([tmp_path], strict=False).errors] == [True]
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "directory.toml").mkdir()
+    os.mkfifo(tmp_path / "pipe.toml")
+    errors = load_rules([tmp_path], strict=False).errors
+    assert [(error.where, error.what) for error in errors] == [
+        (str(tmp_path / f"{name}.toml"), "it is not a file") for name in ("directory", "pipe")
+    ]
+
+
+@pytest.mark.parametrize("number", ["path", "x'00ff'", "1.5"])
+def test_a_row_number_that_is_none_fails_its_rule_alone(connection: sqlite3.Connection, number: str) -> None:
+    bad = rule(id='"bad"', sql=f"SELECT {number} AS id, path, 1 AS exe FROM opened").rule  # noqa: S608
+    evaluator = Evaluator(connection, [bad, rule().rule])
+    insert(connection, evaluator, [Opened(session=1, time=1, path="/secret/1")])
+    assert [finding.rule for finding in evaluator.step()] == ["secret"]
+    assert "no number of a row" in evaluator.faults()["bad"]
