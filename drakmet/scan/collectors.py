@@ -11,6 +11,7 @@ from drakmet.guest.memory import Unreadable, extents
 from drakmet.guest.modules import Module, Modules
 from drakmet.guest.mounts import Mounts
 from drakmet.guest.pathtypes import GuestPath
+from drakmet.guest.pids import Pids
 from drakmet.guest.regions import VM_EXEC, VM_WRITE, Region, Regions
 from drakmet.guest.sockettables import SocketTables, TableSocket
 from drakmet.monitor.values import settle
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from drakmet.scan.session import Reading
 
 
+_LIST, _TABLE, _RUNNING = "list of tasks", "table of process ids", "what CPUs run"
 _VDSO = 1
 """In the place of a file's address: the code that the kernel maps into every process."""
 
@@ -79,6 +81,41 @@ def _users(scan: Reading) -> Iterator[tuple[int, Process]]:
             scan.lose("a process that cannot be read")
         elif not process.kernel_thread:
             yield task, process
+
+
+@_fills(HiddenObject)
+def hidden_processes(scan: Reading) -> Iterator[HiddenObject]:
+    """Compare the list of tasks with the table of process ids and with what the CPUs run."""
+    guest = scan.guest
+    listed = set(scan.tasks())
+    reader = Pids(guest.kernel)
+    books: dict[str, set[int]] = {_LIST: listed}
+    for name, read in ((_TABLE, reader.tasks), (_RUNNING, reader.running)):
+        try:
+            books[name] = set(read())
+        except GuestError as error:
+            scan.lose(f"tasks by {name}: {error.what}")
+    for task in sorted(set().union(*books.values())):
+        try:
+            process = guest.process(task)
+        except GuestError as error:
+            scan.lose(f"a task: {error.what}")
+            continue
+        if not process.pid or process.pid != process.tgid:
+            continue  # an idle task, or a thread, whom no list of processes has
+        # Whoever does not run just then is missing on every CPU; the other two books must have all.
+        absent = [name for name in (_LIST, _TABLE) if name in books and task not in books[name]]
+        if absent:
+            yield HiddenObject(
+                session=scan.session,
+                time=scan.time,
+                kind="process",
+                name=settle(process.comm),
+                number=process.pid,
+                seen_in=[name for name, found in books.items() if task in found],
+                missing_in=absent,
+                address=task,
+            )
 
 
 @_fills(OpenFile)
@@ -340,5 +377,5 @@ def _mapped(scan: Reading, process: Process, file: File | None, regions: list[Re
     )
 
 
-BUILT_IN: tuple[Collector, ...] = (guest_state, open_files, sockets, modules, mounts, mapped_files)
+BUILT_IN: tuple[Collector, ...] = (guest_state, hidden_processes, open_files, sockets, modules, mounts, mapped_files)
 """What every scan reads, beside what plugins' collectors do."""

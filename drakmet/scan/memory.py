@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _U64 = struct.Struct("<Q")
 _GAP: Final = 4
 _MOST_AT_ONCE: Final = 256
-_BATCH: Final = 1024
+_BATCH: Final = 128
 _CHECK: Final = 4096
 
 

@@ -81,7 +81,16 @@ def run(count: int, seed: int = 1, limit: float = 20.0) -> Counter[str]:
 def _look(rows: Rows) -> None:
     """Every collector has its line in the coverage, whatever it met."""
     traps = {row.trap for row in rows.of(Coverage)}
-    assert {"guest_state", "open_files", "sockets", "modules", "mounts", "mapped_files", "running"} <= traps
+    assert {
+        "guest_state",
+        "hidden_processes",
+        "open_files",
+        "sockets",
+        "modules",
+        "mounts",
+        "mapped_files",
+        "running",
+    } <= traps
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from guest.images import NAMES, image
 from guest.scan_truth import compare
 
+from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import SparseMemory, Unreadable
 from drakmet.records import Coverage, PluginFault, Process, columns
 from drakmet.scan import SCAN_RECORDS
@@ -68,6 +69,45 @@ def test_a_module_that_left_the_list_is_found_and_told(name: str) -> None:
     assert _module(rows, hidden).state == "live"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_process_that_left_the_list_is_found_and_told(name: str) -> None:
+    kernel = kernel_in(name, image(name).memory)
+    types, space, guest = kernel.profile.types, kernel.space, LinuxGuest(kernel)
+    victim = list(guest.tasks())[-3]
+    node = victim + types.offset("task_struct", "tasks")
+    after, before = space.read_u64(node), space.read_u64(node + 8)
+    word = struct.Struct("<Q").pack
+    memory = changed(name, {kernel.gpa(before): word(after), kernel.gpa(after + 8): word(before)})
+    rows, result = scanned(name, memory)
+    (found,) = rows.of(HiddenObject)
+    was = guest.process(victim)
+    assert (found.kind, found.number, found.name, found.address) == ("process", was.tgid, was.comm, victim)
+    assert (found.seen_in, found.missing_in) == (["table of process ids"], ["list of tasks"])
+    assert was.tgid not in {row.pid for row in rows.of(Process)}
+    assert result.gaps == []
+
+
+def test_a_process_that_only_a_cpu_still_knows_is_found() -> None:
+    kernel = kernel_in("6.1", image("6.1").memory)
+    types, space, guest = kernel.profile.types, kernel.space, LinuxGuest(kernel)
+    victim = list(guest.tasks())[-3]
+    node = victim + types.offset("task_struct", "tasks")
+    after, before = space.read_u64(node), space.read_u64(node + 8)
+    pid = space.read_u64(victim + types.offset("task_struct", "thread_pid"))
+    queue = space.read_u64(kernel.address("__per_cpu_offset")) + kernel.address("runqueues")
+    word = struct.Struct("<Q").pack
+    changes = {
+        kernel.gpa(before): word(after),
+        kernel.gpa(after + 8): word(before),
+        kernel.gpa(pid + types.offset("pid", "tasks")): word(0),
+        kernel.gpa((queue & (1 << 64) - 1) + types.offset("rq", "curr")): word(victim),
+    }
+    rows, _ = scanned("6.1", changed("6.1", changes))
+    (found,) = rows.of(HiddenObject)
+    assert found.seen_in == ["what CPUs run"]
+    assert found.missing_in == ["list of tasks", "table of process ids"]
+
+
 def test_a_list_that_runs_in_a_circle_ends_and_is_told() -> None:
     kernel = kernel_in("6.1", image("6.1").memory)
     node = kernel.space.read_u64(kernel.address("modules"))
@@ -83,8 +123,6 @@ def test_a_process_whose_files_cannot_be_read_is_named() -> None:
     whole = scanned("6.1")[0]
     victim = whole.of(OpenFile)[-1].process
     pid = next(row.pid for row in whole.of(Process) if row.id == victim)
-    from drakmet.guest.linux import LinuxGuest
-
     guest = LinuxGuest(kernel)
     task = next(task for task in guest.tasks() if guest.process(task).tgid == pid)
     at = kernel.gpa(task + kernel.profile.types.offset("task_struct", "files"))
@@ -198,7 +236,7 @@ def test_a_pause_ends_in_time_and_what_was_left_out_is_told(monkeypatch: pytest.
     # One batch may be under way when the time is over.
     assert result.paused < (sessions._COPYING + 17 * 0.02) * 1e9
     assert all("were read after the guest went on" in gap for gap in result.gaps)
-    assert len(result.gaps) == 7
+    assert len(result.gaps) == 8
     assert len(rows.of(OpenSocket)) == len(scanned("6.1")[0].of(OpenSocket))
 
 
