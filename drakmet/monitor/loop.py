@@ -74,12 +74,13 @@ def make_batch(
         place = find(words[rip_at])
         if place is not None:
             unpack, names = place.read or equip(place)
+            site = place.site  # as it was read for: `enter` may find that calls return here
             event: Any = make(names, unpack(data, slot))
             if event[0] == _BREAKPOINT:
                 # Reading comes first: what the vCPU runs into next may change it.
                 if place.traps:
                     enter(place, event, now)
-                if place.site:
+                if site:
                     leave(event, now)
                 if note is not None:
                     note("hit", now, event.vcpu_id, place.address, event)
