@@ -87,4 +87,4 @@ class Judge:
     def _left_out(self) -> Iterator[Outcome]:
         for error in self._rules.errors:
             name = Path(str(error.where).rpartition(":")[0] or str(error.where)).stem
-            yield Outcome(name, self._session, State.NOT_EVALUATED, 0, f"{error.where}: {error.what}")
+            yield Outcome(name, self._session, State.NOT_EVALUATED, 0, f"{error.where}: {error.what}", faulty=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drakmet.cli.known import rules_option
-from drakmet.cli.output import Format, emit, output_options
+from drakmet.cli.output import Format, emit, output_options, printable
 from drakmet.cli.rules_about import coverage, explain
 from drakmet.cli.rules_check import check, fmt, new, schema, test
 from drakmet.errors import ExitCode, UsageError
@@ -22,7 +22,7 @@ from drakmet.store.functions import utc
 
 if TYPE_CHECKING:
     from drakmet.records import Finding
-    from drakmet.rules import Rule
+    from drakmet.rules import Outcome, Rule
 
 _PATHS = click.Path(path_type=Path)
 
@@ -109,12 +109,14 @@ def run(
     shown: list[dict[str, Any]] = []
     counts: Counter[State] = Counter()
     excepted = 0
+    faulty: dict[str, Outcome] = {}
     for file in files:
         findings, ends = judge(file, chosen, loaded.lists, loaded.site.exceptions, where=loaded.where)
         if save:
             click.echo(f"{file}: {_save(file, findings)} findings were new and are kept", err=True)
         counts.update(end.state for end in ends)
         excepted += sum(end.excepted for end in ends)
+        faulty |= {end.rule: end for end in ends if end.faulty}
         if outcomes:
             shown += [{"file": str(file)} | asdict(end) | {"state": end.state.value} for end in ends]
         else:
@@ -123,6 +125,8 @@ def run(
             shown += [{"file": str(file)} | _finding(finding, numbers) for finding in findings]
     columns = _OUTCOME if outcomes else _FINDING[:6] if output is Format.TABLE else _FINDING
     emit(shown, [*(["file"] if len(files) > 1 else []), *columns], output)
+    for end in faulty.values():
+        click.echo(printable(f"rule {end.rule}: {end.reason}"), err=True)
     told = [f"{counts[state]} {state.value}" for state in State if counts[state]]
     told += [f"{excepted} findings under the site's exceptions"] if excepted else []
     click.echo(", ".join(told), err=True)

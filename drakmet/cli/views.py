@@ -87,6 +87,9 @@ class LinesView:
         unknown = sorted({o.rule for o in ended.rules if o.state.value in ("not known", "not evaluated")})
         if unknown:
             click.echo(f"\n{len(unknown)} rules are not known or not evaluated: {', '.join(unknown)}")
+        for outcome in ended.rules:
+            if outcome.faulty:
+                click.echo(printable(f"rule {outcome.rule}: {outcome.reason}"), err=True)
         click.echo(f"\n{ended.findings} findings" + (f", stored in {ended.database}" if ended.database else ""))
 
 

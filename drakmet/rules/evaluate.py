@@ -47,6 +47,7 @@ class _Judged:
     fault: str | None = None
     strikes: int = 0
     failed: str | None = None
+    absent: bool = False
     fired: dict[int | None, int] = field(default_factory=dict)
     excepted: dict[int | None, int] = field(default_factory=dict)
     bursts: Bursts | None = None
@@ -156,7 +157,9 @@ class Evaluator:
                     state, reason = State.NOT_KNOWN, judged.failed
                 if count:
                     state = State.FIRED
-                found.append(Outcome(judged.rule.id, number, state, count, reason, judged.excepted.get(number, 0)))
+                faulty = judged.failed is not None or (judged.compiled is None and not judged.absent)
+                excepted = judged.excepted.get(number, 0)
+                found.append(Outcome(judged.rule.id, number, state, count, reason, excepted, faulty))
         return found
 
     def close(self) -> None:
@@ -256,7 +259,9 @@ class Evaluator:
     def _why_not(self, judged: _Judged, error: str) -> str:
         if self.guard.denied:
             return self._at(judged, f"{self.guard.denied} is not allowed in a rule")
-        if match := _NO_TABLE.fullmatch(error):
+        match = _NO_TABLE.fullmatch(error)
+        judged.absent = match is not None
+        if match:
             # A record's table is there once something was to be stored in it; else the name is wrong.
             return f"{match[1]} was not collected: there is no such table in the file"
         return self._at(judged, error)
@@ -284,7 +289,7 @@ def judge(
     where: Mapping[str, str] | None = None,
 ) -> tuple[list[Finding], list[Outcome]]:
     """Judge a whole file, and return what was found and what became of each rule; raise `StoreError`."""
-    evaluator = Evaluator(path, rules, lists, exceptions=exceptions, where=where, whole=True, seconds=30.0)
+    evaluator = Evaluator(path, rules, lists, exceptions=exceptions, where=where, whole=True, seconds=10.0)
     try:
         return evaluator.step(), evaluator.outcomes()
     finally:

@@ -38,6 +38,8 @@ class Outcome:
     reason: str | None
     excepted: int = 0
     """Findings that fell under the site's exceptions."""
+    faulty: bool = False
+    """Whether the rule itself is the reason: its file or SQL is wrong, or it was stopped."""
 
 
 class Coverage:

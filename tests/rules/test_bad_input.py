@@ -160,6 +160,7 @@ def test_the_watch_goes_on_beside_bad_rules(tmp_path: Path, monkeypatch: pytest.
     places = {"endless": "endless.toml:", "writes": "writes.toml:", "broken": "broken.toml:2", "wrong": "wrong.toml"}
     for name, place in places.items():
         assert place in str(outcomes[name].reason), outcomes[name]
+    assert {name for name, end in outcomes.items() if end.faulty} == places.keys()
 
 
 @pytest.mark.parametrize(
