@@ -158,3 +158,23 @@ def test_libvmi_sees_the_same(tmp_path: Path) -> None:
         found.append(rows(tmp_path / f"{kind}.db", "SELECT pid, comm, exe, start_time FROM process ORDER BY pid"))
     assert found[0] == found[1]
     assert sorted(through_libvmi(path)) == [row[:2] for row in found[0]]
+
+
+def test_ram_above_4_gib_that_follows_in_the_file_is_put_there(tmp_path: Path) -> None:
+    from drakmet.guest.memory import Unreadable
+    from drakmet.sources.images import ImageSource
+
+    kernel, memory = image("6.1").kernel, image("6.1").memory
+    moved = 8 << 20
+    pages = raw(memory.pages).ljust(memory.size, b"\0")
+    at = kernel.gpa(kernel.address("max_pfn"))
+    path = tmp_path / "guest.ram"
+    path.write_bytes(pages[:at] + ((1 << 32) + moved >> 12).to_bytes(8, "little") + pages[at + 8 :])
+    source = ImageSource(str(path))
+    source.kernel()
+    below = memory.size - moved
+    assert source.memory.size == (1 << 32) + moved
+    assert source.memory.read(1 << 32, 4096) == pages[below : below + 4096]
+    with pytest.raises(Unreadable):
+        source.memory.read(below, 1)
+    source.close()

@@ -37,7 +37,7 @@ _OTHERS: Final = (
         "a compressed kdump",
         "dump-guest-memory without -z, or makedumpfile -E, writes one that can be read",
     ),
-    (b"makedumpfile\0", "a flattened kdump", "makedumpfile -R makes one that can be read of it"),
+    (b"makedumpfile\0", "a compressed kdump", "dump-guest-memory without -z writes one that can be read"),
     (b"QFI\xfb", "a disk image", "give one of the guest's memory"),
     (b"SQLite format 3\0", "a database", "give one of the guest's memory"),
     (b"DRAKREC", "a recording", "drakmet replay shows it"),
