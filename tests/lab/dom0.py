@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Watching a guest in dom0 as a person would, for tests of what may happen meanwhile."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drakmet.lab.client import Agent
+    from drakmet.lab.hosts import Host
+
+STATE = """
+import json, sys
+from drakmet.pyxen import Control, Xenstore
+from drakmet.pyxen.ports import ports_of
+with Control() as control, Xenstore() as store:
+    ids = [domid for domid, name in store.names().items() if name == sys.argv[1]]
+    info = control.domain(ids[-1]) if ids else None
+    print(json.dumps({
+        "journals": store.list("/tool/drakmet"),
+        "domains": sorted(one.domid for one in control.domains()),
+        "guest": info and {"pages": info.tot_pages, "limit": info.max_pages, "paused": info.paused,
+                           "pool": control.paging_pool(info.domid), "rings": len(ports_of(control, info.domid).xen)},
+    }))
+"""
+WATCH = """
+cd /root; rm -f w.*
+drakmet watch xen:{name} --plugin file --no-rules --db w.db --json {more} > w.out 2> w.err < /dev/null
+echo $? > w.code
+"""
+READY, ENDED = 600, 600
+"""Wall seconds for what takes a few on a quiet machine."""
+
+
+class Dom0:
+    """The host's toolstack, and a watch in it."""
+
+    def __init__(self, host: Host, name: str, guest: Agent) -> None:
+        self.agent, self.name, self.guest = host.agent, name, guest
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command in dom0."""
+        return self.agent.run(list(command), check=check, timeout=ENDED).stdout.decode()
+
+    def state(self) -> dict[str, Any]:
+        """Return what is there of the guest, and of drakmet's notes."""
+        state: dict[str, Any] = json.loads(self.run("python3", "-c", STATE, self.name))
+        return state
+
+    def watch(self, more: str = "") -> None:
+        """Begin to watch the guest."""
+        script = WATCH.format(name=self.name, more=more)
+        self.run("sh", "-c", f"setsid sh -c '{script}' < /dev/null > /dev/null 2>&1 &")
+        self.wait_for("grep -q watching /root/w.err || test -e /root/w.code", READY)
+        assert "watching" in self.run("cat", "/root/w.err"), self.run("cat", "/root/w.err")
+
+    def wait_for(self, condition: str, seconds: float) -> None:
+        """Wait until a shell's condition holds in dom0."""
+        until = time.monotonic() + seconds
+        while self.agent.run(["sh", "-c", condition]).returncode:
+            assert time.monotonic() < until, condition
+            time.sleep(0.5)
+
+    def ended(self) -> tuple[int, str]:
+        """Return the watch's exit code and what its session says of its end."""
+        self.wait_for("test -e /root/w.code", ENDED)
+        return int(self.run("cat", "/root/w.code")), self.session()[0]
+
+    def session(self) -> tuple[str, int]:
+        """Return the outcome of the session in the file, and how many files it saw opened."""
+        self.agent.pull("/root/w.db", Path("/tmp/drakmet-toolstack.db"))  # noqa: S108
+        with sqlite3.connect("/tmp/drakmet-toolstack.db") as database:  # noqa: S108
+            (outcome,) = database.execute("SELECT outcome FROM session").fetchone()
+            (opens,) = database.execute("SELECT count(*) FROM file_open").fetchone()
+        database.close()
+        return outcome, opens
+
+    def gaps(self) -> set[str]:
+        """Return the reasons of the gaps in the coverage that end the session."""
+        with sqlite3.connect("/tmp/drakmet-toolstack.db") as database:  # noqa: S108
+            reasons = {reason for (reason,) in database.execute("SELECT gap FROM coverage WHERE gap IS NOT NULL")}
+        database.close()
+        return reasons
+
+    def alive(self) -> bool:
+        """Tell whether the guest's programs go on: whether one answers within some seconds."""
+        return self.guest.answers(20)
+
+    def lines(self) -> int:
+        """Return how many records the watch has shown."""
+        return int(self.run("sh", "-c", "wc -l < /root/w.out"))
+
+    def goes_on(self) -> None:
+        """See that records come."""
+        before = self.lines()
+        self.wait_for(f"test $(wc -l < /root/w.out) -gt {before + 5}", READY)
+
+    def stop(self) -> tuple[int, str]:
+        """End the watch by SIGINT."""
+        self.run("sh", "-c", "kill -INT $(pgrep -f 'drakmet watc[h]')")
+        return self.ended()

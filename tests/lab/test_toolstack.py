@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest's toolstack does while the guest is watched: each ends in a right record, a right exit and no leak."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lab.dom0 import READY, Dom0
+
+from drakmet.lab import transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from drakmet.lab.hosts import Host
+
+pytestmark = pytest.mark.lab
+
+NAME, NUMBER = "t1", 9
+CONFIG = f"""
+name="{NAME}"
+type="pvh"
+kernel="/lab/guest/boot/guest.elf"
+memory=192
+vcpus=2
+disk=["format=raw,vdev=xvda,access=ro,script=/lab/block,target=/dev/lab-guest"]
+vif=["mac=00:16:3e:4c:00:{NUMBER:02x},script=/lab/vif"]
+on_crash="preserve"
+on_reboot="restart"
+altp2m="external"
+"""
+
+
+class Toolstack(Dom0):
+    """A guest of its own, to do everything to."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, NAME, host.agent.guest(f"10.77.{NUMBER}.2"))
+
+    def boot(self) -> None:
+        """Have the guest run, at work."""
+        if self.state()["guest"] is None:
+            self.agent.run(["tee", f"/etc/xen/{NAME}.cfg"], stdin=CONFIG.encode(), check=True)
+            self.run("xl", "create", f"/etc/xen/{NAME}.cfg")
+        self.work()
+
+    def work(self) -> None:
+        """Have the guest open files all the time."""
+        until = time.monotonic() + READY
+        while not self.guest.answers(5) and time.monotonic() < until:
+            time.sleep(1)
+        loop = "while :; do cat /etc/hostname; sleep 0.1; done"
+        self.guest.run(["sh", "-c", f"setsid sh -c '{loop}' < /dev/null > /dev/null 2>&1 &"], check=True)
+
+
+@pytest.fixture(scope="module")
+def dom0(lab_host: Host) -> Iterator[Toolstack]:
+    """Return the toolstack, with a guest of its own to do everything to."""
+    transfer.push(lab_host.agent, [Path(__file__).with_name("foreign_probe.py")], "/root/")
+    made = Toolstack(lab_host)
+    yield made
+    made.run("xl", "destroy", NAME, check=False)
+
+
+@pytest.fixture
+def running(dom0: Toolstack) -> Toolstack:
+    dom0.boot()
+    return dom0
+
+
+def clean(dom0: Toolstack, before: dict[str, Any]) -> None:
+    """No note, no domain that cannot die, and a guest that lives on is as it was."""
+    after = dom0.state()
+    assert after["journals"] == []
+    if after["guest"] is not None and after["domains"] == before["domains"]:
+        assert after["guest"] == before["guest"]
+    assert len(after["domains"]) <= len(before["domains"])
+
+
+def test_a_guest_that_is_paused_resized_and_gets_fewer_vcpus_is_watched_on(running: Toolstack) -> None:
+    before = running.state()
+    running.watch()
+    running.goes_on()
+    running.run("xl", "pause", NAME)
+    time.sleep(2)
+    assert running.state()["guest"]["paused"]
+    running.run("xl", "unpause", NAME)
+    running.goes_on()
+    running.run("xl", "vcpu-set", NAME, "1")
+    running.goes_on()
+    running.run("xl", "vcpu-set", "--ignore-host", NAME, "2")
+    running.goes_on()
+    running.run("xl", "mem-set", NAME, "160")
+    running.goes_on()
+    running.run("xl", "mem-set", NAME, "192")
+    running.goes_on()
+    assert running.stop() == (0, "done")
+    time.sleep(5)  # the balloon is slow
+    after = running.state()
+    assert after["journals"] == []
+    assert after["guest"]["rings"] == 0
+    assert abs(after["guest"]["pages"] - before["guest"]["pages"]) <= 64  # the balloon's own doing
+    assert after["guest"]["limit"] == before["guest"]["limit"]
+
+
+def test_a_second_monitor_is_refused_and_the_first_sees_on(running: Toolstack) -> None:
+    before = running.state()
+    running.watch()
+    second = running.agent.run(
+        ["drakmet", "watch", f"xen:{NAME}", "--plugin", "file", "--for", "5", "--db", "/root/second.db"], timeout=READY
+    )
+    assert second.returncode == 4
+    assert b"another drakmet (process" in second.stderr
+    foreign = running.agent.run(["python3", "/root/foreign_probe.py", NAME], timeout=READY)
+    assert b"xc_monitor_enable failed" in foreign.stderr
+    rescue = running.agent.run(["drakmet", "rescue", NAME], timeout=READY)
+    assert rescue.returncode == 4
+    assert b"is watched" in rescue.stderr
+    running.goes_on()
+    assert running.stop() == (0, "done")
+    clean(running, before)
+
+
+@pytest.mark.parametrize("how", ["shutdown", "reboot", "destroy", "crash", "save"])
+def test_a_guest_that_goes_ends_the_watch_in_order(running: Toolstack, how: str) -> None:
+    before = running.state()
+    running.watch()
+    running.goes_on()
+    if how == "crash":
+        running.guest.run(["sh", "-c", "(sleep 1; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &"])
+    elif how == "save":
+        running.run("xl", "save", NAME, "/root/saved", check=False)
+    else:
+        running.run("xl", how, NAME)
+    code, outcome = running.ended()
+    assert (code, outcome) == (0, "guest gone")
+    assert running.session()[1] > 0
+    time.sleep(3)
+    clean(running, before)
+    if how == "save":
+        running.run("xl", "restore", "/root/saved")
+        assert running.state()["guest"]["rings"] == 0
+    if how == "crash":
+        running.run("xl", "destroy", NAME)
