@@ -159,8 +159,9 @@ class SqlLinter:
         if match := _NO_COLUMN.search(error):
             read = {word.text for word in tokens(file.rule.sql) if word.text in self._columns}
             known = {column for table in read or self._columns for column in self._columns[table]}
-            hint = did_you_mean(match[2], known)
-            return Issue("error", "unknown-column", file.where_in_sql(match[2]), f"there is no column {match[2]}", hint)
+            name = match[2].strip('"')
+            where, hint = file.where_in_sql(name), did_you_mean(name, known)
+            return Issue("error", "unknown-column", where, f"there is no column {name}", hint)
         if match := _NO_FUNCTION.search(error):
             where, what = file.where_in_sql(match[1]), f"there is no function {match[1]}"
             near = did_you_mean(match[1], FUNCTIONS)

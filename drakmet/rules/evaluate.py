@@ -22,7 +22,7 @@ from drakmet.store.reader import connect
 from drakmet.store.schema import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from drakmet.records import Finding
@@ -115,20 +115,15 @@ class Evaluator:
             if any(judged.compiled is None and judged.fault for judged in self._rules):
                 self._prepare()
             ends = self._ends()
+            new = {table: Span(self._marks.get(table, 0), end) for table, end in ends.items()}
             found: list[Finding] = []
-            while True:
-                # In chunks, so that a deadline means the same for a long file as for a short moment.
-                spans = {
-                    table: Span(low := self._marks.get(table, 0), min(end, low + self._chunk))
-                    for table, end in ends.items()
-                }
-                if all(span.high <= span.low for span in spans.values()):
-                    return found + self._last()
+            for spans in self._chunks(new):
                 for judged in self._rules:
                     found += self._judge(judged, spans)
-                if not self._whole:
-                    found += self._late(spans)
-                self._marks.update({table: max(span.high, span.low) for table, span in spans.items()})
+            if not self._whole:
+                found += self._late(new)
+            self._marks.update({table: max(span.high, span.low) for table, span in new.items()})
+            return found + self._last()
         except sqlite3.Error as error:
             raise faults.explain(error, self._where) from error
 
@@ -194,8 +189,17 @@ class Evaluator:
         sql = ", ".join(f"(SELECT coalesce(max(id), 0) FROM main.{quote(name)})" for name in tables)  # noqa: S608
         return dict(zip(tables, self._connection.execute(f"SELECT {sql}").fetchone(), strict=True))
 
+    def _chunks(self, new: Mapping[str, Span]) -> Iterator[dict[str, Span]]:
+        """Yield new rows piece by piece, so that a deadline means the same for a long file as for a short moment."""
+        most = max((span.high - span.low for span in new.values()), default=0)
+        for begin in range(0, most, self._chunk):
+            yield {
+                table: Span(min(span.low + begin, span.high), min(span.low + begin + self._chunk, span.high))
+                for table, span in new.items()
+            }
+
     def _late(self, spans: Mapping[str, Span]) -> list[Finding]:
-        """Judge again what lies after the new rows in time and was judged before them."""
+        """Judge again what lies after the new rows in time and was judged in a step before, without them."""
         looking = [judged for judged in self._rules if judged.compiled and judged.rule.reach]
         seen = {name for judged in looking for name in judged.tables if name in self._events and name in spans}
         fresh = {table: self._arrivals.fresh(table, spans[table]) for table in seen}
