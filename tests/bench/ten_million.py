@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How long all bundled rules take over a file of ten million records, and how much memory.
 
-Run it by hand: ``python tests/bench/ten_million.py [RECORDS] [FILE]``. With FILE the file is kept, or judged as it is if
-it is there. The records are those of ``store_speed.py``; memory is the most that the process held while it judged,
-above what it held before.
+Run it by hand: ``python tests/bench/ten_million.py [RECORDS] [FILE]``. With FILE the file is kept, or judged as it is
+if it is there. The records are those of ``store_speed.py``; memory is the most that the process held while it judged,
+above what it held before: ask for it with a file that is there.
+
+On a machine with two cores and emulated hosts running beside: 10,000,000 records (944 MB) with 35 rules in 86 s of CPU,
+117,000 records a second, 4 MB more memory.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from store_speed import BATCH, BEGIN, PROCESSES, machine
+
 from drakmet.plugins import load_plugins
 from drakmet.records import Process
 from drakmet.rules import judge, load_rules
 from drakmet.store import Writer
-from store_speed import BATCH, BEGIN, PROCESSES, machine
 
 
 def make(path: Path, count: int) -> None:
