@@ -68,8 +68,10 @@ class SqlLinter:
         yield from self._plan(file, compiled)
 
     def _quoted(self, file: RuleFile) -> Iterator[Issue]:
-        names = {column for columns in self._columns.values() for column in columns} | self._columns.keys()
         words = list(tokens(file.rule.sql))
+        plain = {word.text for word in words if word.kind == "name"}
+        read = {*plain, *file.rule.triggers} & self._columns.keys()
+        names = {column for table in read for column in self._columns[table]} | plain | self._columns.keys()
         named = {word.text for word, before in zip(words[1:], words, strict=False) if before.text.lower() == "as"}
         for word in words:
             text = word.text.strip('"')

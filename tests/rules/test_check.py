@@ -78,6 +78,13 @@ def test_a_rule_without_fault_has_none(linter: Linter) -> None:
             "'/etc'",
         ),
         (
+            {"sql": 'SELECT id, path, 1 AS exe\nFROM opened\nWHERE "port" = 1'},
+            "quotes",
+            '"port"',
+            "is no column",
+            "'port'",
+        ),
+        (
             {"sql": "SELECT id, path, 1 AS exe\nFROM opened\nWHERE random()"},
             "denied",
             "random",
