@@ -24,6 +24,8 @@ _NO_COLUMN = re.compile(r"no such column: (?:(?:\w+\.)?(\w+)\.)?(\S+)")
 _NO_FUNCTION = re.compile(r"no such function: (\w+)")
 # A plan's step that reads a whole table: to look at each row, or to make an index that is thrown away.
 _WHOLE = re.compile(r"(?:SCAN|SEARCH) (?:main\.)?(\w+)(?:$| USING AUTOMATIC)")
+_BEFORE = frozenset(("where", "and", "or", "on", "not", "("))
+_COMPARING = frozenset(("=", "<", ">", "!", "like", "glob", "in", "is", "between", "not"))
 _NEAR = re.compile(r'near "(.*?)"')
 _UNKNOWN_WORD = re.compile(r"unrecognized token: \"(.*)\"")
 
@@ -71,7 +73,8 @@ class SqlLinter:
         words = list(tokens(file.rule.sql))
         plain = {word.text for word in words if word.kind == "name"}
         read = {*plain, *file.rule.triggers} & self._columns.keys()
-        names = {column for table in read for column in self._columns[table]} | plain | self._columns.keys()
+        columns = {column for table in read for column in self._columns[table]}
+        names = columns | plain | self._columns.keys()
         named = {word.text for word, before in zip(words[1:], words, strict=False) if before.text.lower() == "as"}
         for word in words:
             text = word.text.strip('"')
@@ -80,6 +83,13 @@ class SqlLinter:
                 near = did_you_mean(text, names) if text.isidentifier() else ""
                 hint = f"'{text}' is a string, \"...\" a column's name" + (f"; {near}" if "did you" in near else "")
                 yield Issue("error", "quotes", file.where_in_sql(word.text), f"{word.text} is no column", hint)
+
+        for before, word, after in zip(words, words[1:], words[2:], strict=False):
+            text = word.text.strip("'")
+            compared = before.text.lower() in _BEFORE and after.text.lower() in _COMPARING
+            if word.kind == "string" and text in columns and compared:
+                where, what = file.where_in_sql(word.text), f"{word.text} is a string, though {text} is a column"
+                yield Issue("warning", "quotes", where, what, f"write {text} for the column's value")
 
     def _parameters(self, file: RuleFile) -> Iterator[Issue]:
         known = file.rule.bindings

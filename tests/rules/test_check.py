@@ -85,6 +85,13 @@ def test_a_rule_without_fault_has_none(linter: Linter) -> None:
             "'port'",
         ),
         (
+            {"sql": "SELECT id, path, 1 AS exe\nFROM opened\nWHERE 'result' = 1"},
+            "quotes",
+            "'result'",
+            "is a string, though",
+            "write result",
+        ),
+        (
             {"sql": "SELECT id, path, 1 AS exe\nFROM opened\nWHERE random()"},
             "denied",
             "random",
