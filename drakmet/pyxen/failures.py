@@ -20,7 +20,8 @@ _NO_ALTP2M = (
 )
 _NO_MONITOR = "Monitoring needs an HVM or PVH guest with hardware-assisted paging, and page traps need an Intel CPU."
 _MONITORED = (
-    "Another monitor is attached to this guest (DRAKVUF, another drakmet?): end it first. Xen allows one at a time."
+    "Another monitor is attached to this guest (DRAKVUF, another drakmet?): end it first, Xen allows one at a time. "
+    "If it is dead already, `drakmet rescue GUEST` frees the guest of it."
 )
 _NO_MEMORY = (
     "Xen has no memory left for it: free some on the host (`xl info` shows free_memory), "
