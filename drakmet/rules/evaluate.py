@@ -137,7 +137,7 @@ class Evaluator:
         try:
             read = {table for judged in self._rules if judged.compiled for table in judged.compiled.reads}
             with self.guard.deadline(_LOOKING, of_work=True):
-                coverage = Coverage(self._connection, self._events & read)
+                coverage = Coverage(self._connection, self._events & read, whole=self._whole)
         except sqlite3.Error as error:
             raise faults.explain(error, self._where) from error
         found = []

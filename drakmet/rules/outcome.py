@@ -45,8 +45,11 @@ class Outcome:
 class Coverage:
     """What a file's sessions collected, by its ``coverage`` table, or by the rows that are there."""
 
-    def __init__(self, connection: sqlite3.Connection, events: Iterable[str]) -> None:
-        self.sessions = [number for (number,) in connection.execute("SELECT id FROM session ORDER BY id")]
+    def __init__(self, connection: sqlite3.Connection, events: Iterable[str], *, whole: bool = False) -> None:
+        ends = dict(connection.execute("SELECT id, end FROM session ORDER BY id"))
+        self.sessions = list(ends)
+        # Of a watch that goes on this is known; of a file it means that somebody may have been killed.
+        self._cut = {number for number, end in ends.items() if end is None} if whole else set()
         self._systems = dict(
             connection.execute("SELECT s.id, g.os FROM session AS s LEFT JOIN guest AS g ON g.id = s.guest")
         )
@@ -80,6 +83,8 @@ class Coverage:
         why = [f"{table} was not collected" for table in absent]
         why += [self._gaps[session, table] for table in tables if (session, table) in self._gaps]
         why += [f"{self._apart[table]} rows of {table} could not be stored" for table in tables if table in self._apart]
+        if session in self._cut:
+            why.append("the session has no end: it was cut off, or goes on")
         judged = set(rule.triggers)
         if absent and (judged <= set(absent) or not judged >= set(absent)):
             return State.NOT_EVALUATED, "; ".join(why)

@@ -66,6 +66,7 @@ def database(tmp_path: Path) -> Path:
         writer.put(Coverage(session=1, plugin="p", trap="t", tables=["opened"], begin=0))
         writer.put(Opened(session=1, time=10**9, process=1, path="/secret/a"))
         writer.put(Opened(session=1, time=2 * 10**9, process=1, path="/open/a"))
+        writer.end_session(1, "done")
     return path
 
 
@@ -93,6 +94,7 @@ def test_a_clean_file_ends_with_0_and_an_unknown_one_with_3(site: Path, tmp_path
         with Writer(tmp_path / f"{name}.db", [Opened]) as writer:
             writer.begin_session(host="h", guest="g", source="s")
             writer.put(Coverage(session=1, plugin="p", trap="t", tables=tables, begin=0))
+            writer.end_session(1, "done")
         assert run("run", tmp_path / f"{name}.db").exit_code == code
     result = run("run", tmp_path / "blind.db", "--outcomes")
     assert "not evaluated" in result.stdout

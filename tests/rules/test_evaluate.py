@@ -266,8 +266,9 @@ def test_a_table_that_comes_late_is_judged_then(path: Path) -> None:
 
 def outcome(path: Path, *rows: Record) -> tuple[State, str | None]:
     with Writer(path, [Opened, Connected]) as writer:
-        writer.begin_session(host="h", guest="g", source="s")
+        session = writer.begin_session(host="h", guest="g", source="s").session
         put(writer, *rows)
+        writer.end_session(session, "done")
     (end,) = judge(path, [rule().rule], {})[1]
     return end.state, end.reason
 
@@ -307,13 +308,25 @@ def test_rows_that_were_kept_apart_are_a_gap(path: Path) -> None:
 
 def test_a_rule_over_several_tables_needs_one_but_not_what_it_looks_up(path: Path) -> None:
     with Writer(path, [Opened, Connected]) as writer:
-        writer.begin_session(host="h", guest="g", source="s")
+        session = writer.begin_session(host="h", guest="g", source="s").session
         put(writer, Coverage(session=1, plugin="net", trap="connect", tables=["connected"], begin=1))
+        writer.end_session(session, "done")
     ends = judge(path, [EITHER, AFTER], {})[1]
     assert [(end.rule, end.state, end.reason) for end in ends] == [
         ("either", State.NOT_KNOWN, "opened was not collected"),
         ("after", State.NOT_EVALUATED, "opened was not collected"),
     ]
+
+
+def test_a_session_that_was_cut_off_is_not_known(path: Path) -> None:
+    with Writer(path, [Opened]) as writer:
+        writer.begin_session(host="h", guest="g", source="s")
+        put(writer, covered())
+    (end,) = judge(path, [rule().rule], {})[1]
+    assert (end.state, end.reason) == (State.NOT_KNOWN, "the session has no end: it was cut off, or goes on")
+    with_watch = Evaluator(path, [rule().rule])
+    assert with_watch.outcomes()[0].state is State.CLEAN
+    with_watch.close()
 
 
 def test_what_was_found_was_found(path: Path) -> None:
