@@ -9,6 +9,7 @@ from drakmet.errors import GuestError, UsageError, XenError
 from drakmet.guest import unknown
 from drakmet.pyxen import Control, Xenstore
 from drakmet.sources.base import open_source
+from drakmet.sources.pausing import guarded_pause
 from drakmet.sources.xen import XenSource
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class XenScanSource(XenSource):
 
     def paused(self) -> AbstractContextManager[object]:
         """Return what pauses the guest while it is entered; pauses of others are counted apart."""
-        return self.control.paused(self.domid)
+        return guarded_pause(self.control, self.domid)
 
 
 def open_for_scan(uri: str) -> Source:
