@@ -28,6 +28,7 @@ from drakmet.records import Coverage, Record
 from drakmet.records import Process as ProcessRecord
 from drakmet.scan.collectors import BUILT_IN
 from drakmet.scan.memory import OutOfTime, ScanMemory
+from drakmet.sources.pausing import Pause as PauseTold
 
 if TYPE_CHECKING:
     from drakmet.monitor.plugin import Plugin
@@ -215,10 +216,11 @@ class _Run:
         self.result.paused = 0
         while not self._out_of_time and self.result.passes < _MOST_PASSES:
             begun = time.monotonic_ns()
-            with pause():
+            with pause() as told:
                 left_out = memory.copy(wanted, time.monotonic() + _COPYING)
                 self._moment = time.time_ns()
-            paused = time.monotonic_ns() - begun
+            # The source knows better: to prepare a pause takes time in which the guest runs on.
+            paused = told.nanoseconds if isinstance(told, PauseTold) else time.monotonic_ns() - begun
             self.result.paused = max(self.result.paused, paused)
             memory.settle()
             note(f"the guest was paused for {paused / 1e6:.1f} ms; reading {len(wanted) - left_out} pages")
