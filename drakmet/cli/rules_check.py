@@ -49,11 +49,13 @@ def check(paths: tuple[Path, ...], strict: bool, as_sarif: bool, plugins_dir: tu
     from drakmet.rules.trial import Laboratory
 
     loaded = load_rules(paths or [bundled()], strict=False)
-    issues = [Issue("error", "format", error.where or "", error.what, error.hint) for error in loaded.errors]
+    # What a site says may be about bundled rules.
+    whole = load_rules([bundled(), *paths], strict=False)
+    errors_by_place = {(error.where, error.what): error for error in (*loaded.errors, *whole.errors)}
+    issues = [Issue("error", "format", one.where or "", one.what, one.hint) for one in errors_by_place.values()]
     with closing(Linter(Laboratory(known_records(plugins_dir)), loaded.lists)) as linter:
         issues += [issue for file in loaded.files for issue in linter.check(file)]
-    every = {file.rule.id for file in (*loaded.files, *load_rules([bundled()], strict=False).files)}
-    issues += check_site(loaded.site, every, dt.datetime.now(dt.UTC).date())
+    issues += check_site(loaded.site, [file.rule.id for file in whole.files], dt.datetime.now(dt.UTC).date())
     if as_sarif:
         click.echo(json_line(sarif(issues)))
     else:

@@ -131,6 +131,21 @@ def test_check_says_what_is_wrong_and_where(site: Path) -> None:
     assert codes == {"unknown-column", "format"}
 
 
+def test_check_looks_at_what_a_site_says_of_bundled_rules(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drakmet.rules.load.bundled", lambda: site)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for text in ("[parameters.secret]\nleast = 5", "[parameters.secrat]\nleast = 5", "[parameters"):
+        (mine / "site.toml").write_text(text)
+        result = run("check", mine)
+        assert result.exit_code == ExitCode.USAGE
+        assert "site.toml" in result.stdout
+    (mine / "site.toml").write_text('[[exception]]\nrule = "secret"\nreason = "ours"')
+    assert run("check", mine).exit_code == ExitCode.CLEAN
+
+
 def test_check_can_be_strict(site: Path) -> None:
     (site / "secret.toml").write_text(RULE.replace('attack = ["T1005"]', ""))
     assert run("check").exit_code == ExitCode.CLEAN
