@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from drakmet.lab.client import Agent
 
 NAME = os.environ.get("DRAKMET_LAB_HOST", "tests")
-"""Another one may be named, such as one that is up already."""
+"""Another one may be named, such as one that is up already; whatever that is like, it is used."""
 
 
 @pytest.fixture(scope="session")
 def lab_host(request: pytest.FixtureRequest) -> Iterator[Host]:
     """Return a host with this checkout in its dom0 and one guest to watch."""
     places, progress = find_places(), Progress()
-    was_up = any(host.name == NAME and host.running for host in hosts.known_hosts(places))
+    up = next((host for host in hosts.known_hosts(places) if host.name == NAME and host.running), None)
     # Its stages are shown while they happen: a first build and boot takes minutes.
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        host = hosts.up(places, NAME, Choice(guest_vcpus=1), progress)
+        host = up or hosts.up(places, NAME, Choice(guest_vcpus=1), progress)
         sync(places, host, progress)
     yield host
-    if not was_up:
+    if up is None:
         hosts.down(places, NAME)
 
 

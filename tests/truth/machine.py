@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 MEGABYTES = 256
+TOOLS = ("strace", "busybox", "gcc", "cpio")
+"""What this machine needs to build the root."""
 PROGRAMS = ("/usr/bin/strace", "/bin/true", "/bin/cat", "/bin/cp", "/bin/echo", "/bin/rm", "/bin/mv")
 APPLETS = (
     "sh", "mount", "tr", "ln", "chmod", "chown", "mkdir", "rmdir", "sleep", "kill", "wget", "nslookup", "ip", "stty",
@@ -54,8 +56,8 @@ read line
 Registers = namedtuple("Registers", (*GENERAL, "rip", "rflags", "cr3", "gs_base", "vcpu_id"))  # type: ignore[misc]
 
 
-def initrd(work: Path) -> Path:
-    """Pack the programs, the libraries they need and the work."""
+def programs(work: Path) -> Path:
+    """Return a folder below ``work`` to be a root, with the programs and the libraries they need."""
     root = work / "root"
     shutil.rmtree(root, ignore_errors=True)
     for name in ("bin", "proc", "dev", "sys", "tmp", "truth", "etc", "lib", "lib64", "root"):
@@ -79,9 +81,15 @@ def initrd(work: Path) -> Path:
                 shutil.copy(word, target)
     (root / "etc" / "hostname").write_text("truth\n")
     (root / "etc" / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (root / "bin" / "work.sh").chmod(0o755)
+    return root
+
+
+def initrd(work: Path) -> Path:
+    """Pack those, and an init that runs them."""
+    root = programs(work)
     (root / "init").write_text(INIT)
-    for path in (root / "init", root / "bin" / "work.sh"):
-        path.chmod(0o755)
+    (root / "init").chmod(0o755)
     names = "".join(f"{path.relative_to(root)}\n" for path in sorted(root.rglob("*")))
     packed = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet"], cwd=root, input=names.encode(), capture_output=True, check=True
