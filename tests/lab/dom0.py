@@ -28,7 +28,7 @@ with Control() as control, Xenstore() as store:
     }))
 """
 WATCH = """
-cd /root; rm -f w.*
+cd /root
 drakmet watch xen:{name} --plugin file --no-rules --db w.db --json {more} > w.out 2> w.err < /dev/null
 echo $? > w.code
 """
@@ -42,6 +42,12 @@ class Dom0:
     def __init__(self, host: Host, name: str, guest: Agent) -> None:
         self.agent, self.name, self.guest = host.agent, name, guest
 
+    def quiet(self) -> None:
+        """End what a test that failed has left running."""
+        ended = "for pid in $(pgrep -f 'drakmet watc[h]'); do kill -CONT $pid; kill $pid; done"
+        self.run("sh", "-c", ended, check=False)
+        self.wait_for("! pgrep -f 'drakmet watc[h]'", ENDED)
+
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command in dom0."""
         return self.agent.run(list(command), check=check, timeout=ENDED).stdout.decode()
@@ -53,6 +59,7 @@ class Dom0:
 
     def watch(self, more: str = "") -> None:
         """Begin to watch the guest."""
+        self.run("sh", "-c", "rm -f /root/w.*")
         script = WATCH.format(name=self.name, more=more)
         self.run("sh", "-c", f"setsid sh -c '{script}' < /dev/null > /dev/null 2>&1 &")
         self.wait_for("grep -q watching /root/w.err || test -e /root/w.code", READY)

@@ -27,6 +27,12 @@ def dom0(lab_host: Host, busy_guest: Agent) -> Dom0:
     return Dom0(lab_host, lab_host.guest_names()[0], busy_guest)
 
 
+@pytest.fixture(autouse=True)
+def quiet(dom0: Dom0) -> None:
+    """Begin each test without a watch."""
+    dom0.quiet()
+
+
 def rescue(dom0: Dom0, *options: str) -> tuple[int, dict[str, Any]]:
     """Run the command; return its exit code and what it told."""
     done = dom0.agent.run(["drakmet", "rescue", dom0.name, "--json", *options], timeout=READY)

@@ -67,6 +67,7 @@ def dom0(lab_host: Host) -> Iterator[Toolstack]:
 
 @pytest.fixture
 def running(dom0: Toolstack) -> Toolstack:
+    dom0.quiet()
     dom0.boot()
     return dom0
 

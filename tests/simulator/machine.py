@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from lab.simulator_names import answer_name
 from monitor.fake import FakeDomain
 
 from drakmet.pyxen import AccessFlag, Flag, Reason, Ring
@@ -268,17 +269,6 @@ class _PointedRing(Ring):
     def take(self) -> int:
         self._turn()
         return super().take()
-
-
-def answer_name(flags: int) -> str:
-    """Return what an answer has a vCPU do."""
-    if flags & Flag.FAST_SINGLESTEP:
-        return "fast step"
-    if flags & Flag.TOGGLE_SINGLESTEP:
-        return "toggle step"
-    if flags & Flag.SET_REGISTERS:
-        return "skip"
-    return "go on"
 
 
 def schedules(run: Callable[[Callable[[int], int]], None], most: int) -> Iterator[list[int]]:
