@@ -15,6 +15,7 @@ and its name stands in the record's ``unreadable`` column: nothing is guessed.
 
 from __future__ import annotations
 
+import enum
 import functools
 import re
 import types
@@ -133,8 +134,34 @@ class Process(Record):
     unreadable: Annotated[str | None, "columns that could not be read, with commas; null if all were"] = None
 
 
+class CoverageKind(enum.StrEnum):
+    """What an interval of the coverage is: armed, or the kind of a gap."""
+
+    ARMED = "armed"
+    NOT_ARMED = "not armed"
+    """The function or a field is not in this kernel, or it could not be trapped."""
+    THROTTLED = "throttled"
+    """It fired too often and was taken out for some seconds."""
+    FILTERED = "filtered"
+    """It was armed, but only some processes were watched."""
+    LOST_RETURN = "lost return"
+    """It was armed, but calls whose results it tells of were lost sight of."""
+    PLUGIN_ERROR = "plugin error"
+    """It was armed, but the plugin failed on hits, or its collector failed."""
+    UNREADABLE = "unreadable"
+    """It was armed, but something of what it tells could not be read in the guest's memory."""
+    CHANGED = "changed meanwhile"
+    """What was read changed while it was read."""
+    MONITOR_AWAY = "monitor away"
+    """The monitor or its guardian ended before the watch was meant to end."""
+    TIME_OUT = "time out"
+    """Reading took longer than it might."""
+    DAMAGED = "damaged"
+    """Parts of a log or recording could not be understood."""
+
+
 class Coverage(Record):
-    """An interval in which a trap was armed, or was not and why."""
+    """An interval in which a trap was armed, or was not and why. Several may overlap."""
 
     session: Annotated[int, "session.id"]
     plugin: Annotated[str, "whose trap it is"]
@@ -142,6 +169,7 @@ class Coverage(Record):
     tables: Annotated[list[str], "tables that the trap fills"]
     begin: Annotated[int, "nanoseconds since 1970-01-01 UTC"]
     end: Annotated[int | None, "nanoseconds since 1970-01-01 UTC; null while it lasts"] = None
+    kind: Annotated[str, "armed, or what kind of gap: " + ", ".join(list(CoverageKind)[1:])] = CoverageKind.ARMED.value
     gap: Annotated[str | None, "null: it was armed; else why it saw nothing, or not all"] = None
     missed: Annotated[int | None, "hits known to be lost in it"] = None
 
@@ -168,6 +196,9 @@ class Finding(Record):
     message: Annotated[str, "what happened, in a sentence"]
     process: Annotated[int | None, "process.id it is about"] = None
     rests_on: Annotated[str, "JSON: the rows it rests on, as [table, id] pairs"] = "[]"
+    coverage: Annotated[
+        str | None, "whether the traps behind the tables that the rule reads saw everything: complete, or the gaps"
+    ] = None
 
 
 CORE_RECORDS: tuple[type[Record], ...] = (Host, Guest, Session, Process, Coverage, PluginFault, Finding)

@@ -15,7 +15,7 @@ import click
 
 from drakmet.cli.output import printable
 from drakmet.errors import ExitCode, UsageError
-from drakmet.records import Coverage
+from drakmet.records import Coverage, CoverageKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -178,7 +178,14 @@ class Session:
 
 def _gap(session: int, trap: str, tables: tuple[str, ...], begun: int, reason: str) -> Coverage:
     return Coverage(
-        session=session, plugin="drakvuf", trap=trap, tables=list(tables), begin=begun, end=time.time_ns(), gap=reason
+        session=session,
+        plugin="drakvuf",
+        trap=trap,
+        tables=list(tables),
+        begin=begun,
+        end=time.time_ns(),
+        kind=CoverageKind.NOT_ARMED.value,
+        gap=reason,
     )
 
 

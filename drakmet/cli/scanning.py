@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drakmet.errors import DrakmetError, ExitCode
-from drakmet.records import Coverage
+from drakmet.records import Coverage, CoverageKind
 from drakmet.scan import SCAN_RECORDS, Scanned, scan
 from drakmet.sources.scanning import open_for_scan
 
@@ -183,7 +183,8 @@ def _take(result: GuestResult, scanned: Scanned, problems: list[str]) -> None:
 def _gap(session: int, what: str, reason: str) -> Coverage:
     now = time.time_ns()
     tables = [record.table for record in SCAN_RECORDS]
-    return Coverage(session=session, plugin="scan", trap=what, tables=tables, begin=now, end=now, gap=reason)
+    kind = CoverageKind.UNREADABLE.value
+    return Coverage(session=session, plugin="scan", trap=what, tables=tables, begin=now, end=now, kind=kind, gap=reason)
 
 
 def _hostname() -> str:

@@ -14,12 +14,15 @@ import click
 import msgspec
 
 from drakmet.cli.output import Format, emit, json_line, printable
+from drakmet.records import Coverage
+from drakmet.store.coverage import summarise
 
 if TYPE_CHECKING:
     from drakmet.cli.running import Ended
     from drakmet.monitor import Statistics
     from drakmet.records import Finding, Record
 
+_MOST_INTERVALS = 10_000
 _MARKS = {"critical": "red", "high": "red", "medium": "yellow", "low": "cyan", "informational": None}
 
 
@@ -29,6 +32,7 @@ class LinesView:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._taken: list[Record] = []
+        self._coverage: dict[tuple[str, str, int, str], Coverage] = {}
         # One call into C a record; counting waits for the flush.
         self.put = self._taken.append  # type: ignore[method-assign, assignment]
         self._lock = threading.Lock()
@@ -47,6 +51,9 @@ class LinesView:
         taken = self._taken[:]
         del self._taken[: len(taken)]
         self.counts.update([record.table for record in taken])
+        for record in taken:
+            if record.__class__ is Coverage and len(self._coverage) < _MOST_INTERVALS:
+                self._coverage[record.plugin, record.trap, record.begin, record.kind] = record
 
     def finding(self, finding: Finding) -> None:
         """Show one finding."""
@@ -66,17 +73,7 @@ class LinesView:
         if rows:
             click.echo("")
             emit(rows, ["table", "records"], Format.TABLE)
-        told = [trap for trap in statistics.traps if trap.state != "armed" or trap.errors]
-        if told:
-            click.echo("\nNot everything was seen:")
-            emit(
-                [
-                    {"plugin": t.plugin, "trap": t.trap, "state": t.state, "errors": t.errors, "last": t.last_error}
-                    for t in told
-                ],
-                ["plugin", "trap", "state", "errors", "last"],
-                Format.TABLE,
-            )
+        self._show_coverage()
         if ended.quarantined:
             click.echo(
                 f"drakmet: {ended.quarantined} records could not be stored as they are: see drakmet_quarantine",
@@ -91,6 +88,17 @@ class LinesView:
             if outcome.faulty:
                 click.echo(printable(f"rule {outcome.rule}: {outcome.reason}"), err=True)
         click.echo(f"\n{ended.findings} findings" + (f", stored in {ended.database}" if ended.database else ""))
+
+    def _show_coverage(self) -> None:
+        from drakmet.cli.coverage import SUMMARY, summary_rows
+
+        traps = summarise(self._coverage.values())
+        partly = [trap for trap in traps if not trap.complete]
+        if not partly:
+            click.echo(f"\nEverything was seen by {len(traps)} traps, as far as they can tell")
+        else:
+            click.echo(f"\nNot everything was seen: {len(partly)} of {len(traps)} traps have gaps")
+            emit(summary_rows(partly), SUMMARY[1:], Format.TABLE)
 
 
 class LiveView(LinesView):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from drakmet.errors import DrakmetError, GuestError, PluginError
 from drakmet.guest.fetch import compile_field
 from drakmet.guest.memory import Unreadable
+from drakmet.records import CoverageKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from drakmet.guest.fetch import Plan
     from drakmet.guest.linux import LinuxGuest
@@ -31,8 +32,8 @@ class ArmedTrap:
     """A trap of a plugin, ready for this kernel, with its counters."""
 
     __slots__ = (
-        "back", "back_needs_entry", "errors", "fetch", "handler", "hits", "key", "last_error", "limit", "names",
-        "place", "record", "records", "tables", "trap",
+        "back", "back_needs_entry", "errors", "fetch", "handler", "hits", "key", "last_error", "limit", "lost",
+        "names", "place", "record", "records", "tables", "trap", "unread",
     )  # fmt: skip
 
     def __init__(self, plugin: str, trap: Trap, place: Place) -> None:
@@ -48,7 +49,26 @@ class ArmedTrap:
         self.back: Fetch | None = None
         self.back_needs_entry = False
         self.hits = self.records = self.errors = 0
+        self.lost = self.unread = 0
         self.last_error: str | None = None
+
+    def shortfalls(self, filtered: str | None) -> Iterator[tuple[CoverageKind, str, int | None]]:
+        """Yield what it did not see though it was armed: kind, reason and how many hits were missed if that is known.
+
+        ``filtered`` says which processes were watched, if not all.
+        """
+        if filtered:
+            yield CoverageKind.FILTERED, filtered, None
+        if self.lost:
+            yield CoverageKind.LOST_RETURN, "calls were lost sight of before they returned", self.lost
+        if self.errors:
+            yield CoverageKind.PLUGIN_ERROR, self.last_error or "the plugin failed", self.errors
+        if self.unread:
+            yield (
+                CoverageKind.UNREADABLE,
+                f"{self.unread} records lack what could not be read",
+                None,
+            )
 
 
 class Place:

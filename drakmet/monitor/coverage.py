@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drakmet.records import Coverage
+from drakmet.records import Coverage, CoverageKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,25 +27,50 @@ class CoverageBook:
 
     def armed(self, key: Key, tables: Iterable[str], time: int) -> None:
         """A trap is armed from ``time`` on."""
-        self._begin(key, tables, time, None)
+        self._begin(key, tables, time, CoverageKind.ARMED, None)
 
-    def gap(self, key: Key, tables: Iterable[str], time: int, reason: str) -> None:
-        """A trap sees nothing, or not all, from ``time`` on."""
+    def gap(self, key: Key, tables: Iterable[str], time: int, kind: CoverageKind, reason: str) -> None:
+        """A trap sees nothing from ``time`` on, until it is armed again."""
         self.gaps += 1
-        self._begin(key, tables, time, reason)
+        self._begin(key, tables, time, kind, reason)
 
-    def _begin(self, key: Key, tables: Iterable[str], time: int, reason: str | None) -> None:
+    def partly(
+        self,
+        key: Key,
+        tables: Iterable[str],
+        span: tuple[int, int],
+        kind: CoverageKind,
+        reason: str,
+        missed: int | None,
+    ) -> None:
+        """A trap did not see all in an interval though it was armed; ``missed`` hits are known to be lost."""
+        self.gaps += 1
+        self._put(self._row(key, tables, span[0], kind, reason, end=span[1], missed=missed))
+
+    def _begin(self, key: Key, tables: Iterable[str], time: int, kind: CoverageKind, reason: str | None) -> None:
         self.close(key, time)
-        row = Coverage(session=self._session, plugin=key[0], trap=key[1], tables=list(tables), begin=time, gap=reason)
-        self._open[key] = row
+        row = self._open[key] = self._row(key, tables, time, kind, reason)
         self._put(row)
 
-    def close(self, key: Key, time: int, missed: int | None = None) -> None:
+    def _row(
+        self, key: Key, tables: Iterable[str], begin: int, kind: CoverageKind, gap: str | None, **more: int | None
+    ) -> Coverage:
+        return Coverage(
+            session=self._session,
+            plugin=key[0],
+            trap=key[1],
+            tables=list(tables),
+            begin=begin,
+            kind=kind.value,
+            gap=gap,
+            **more,
+        )
+
+    def close(self, key: Key, time: int) -> None:
         """The interval that is open for a trap, if any, ends."""
         row = self._open.pop(key, None)
         if row is not None:
             row.end = time
-            row.missed = missed
             self._put(row)
 
     def close_all(self, time: int) -> None:

@@ -41,6 +41,7 @@ class Hits:
         self._put = put
         self.later: list[Job] = []
         self.records = 0
+        self._ending = False
 
     def enter(self, place: Place, registers: Any, time: int) -> None:
         """A trapped function is entered: read what its traps want."""
@@ -75,10 +76,13 @@ class Hits:
 
     def abandon(self, time: int) -> None:
         """The watch ends: tell of the calls that have not returned, their results unreadable."""
+        self.finish()
         for waiting, entry, known in self._returns.abandon():
             for trap, values in waiting:
                 rest = (_UNRETURNED,) * (len(trap.names) - len(values))
                 self.later.append((trap, values + rest, known, entry.vcpu_id, time))
+        # That a call outlasts the watch is no fault of the reading.
+        self._ending = True
         self.finish()
 
     def finish(self) -> None:
@@ -114,6 +118,7 @@ class Hits:
                     value = str(value)
             columns[name] = value
         assert trap.record is not None  # noqa: S101  # `prepare` refuses a trap with neither
+        trap.unread += missing is not None and not self._ending
         return trap.record(
             session=self._session,
             time=time,
@@ -148,6 +153,8 @@ class Hits:
             self._put(record)
             trap.records += 1
             self.records += 1
+            if missing and not self._ending and getattr(record, "unreadable", None):
+                trap.unread += 1
 
 
 def entry_with_result(entry: Any, now: Any) -> Any:

@@ -28,6 +28,17 @@ class Filters:
     def __bool__(self) -> bool:
         return bool(self.pids or self.names or self.uids or self.containers)
 
+    def told(self) -> str | None:
+        """Say which processes are watched; None if all are."""
+        kinds = (
+            ("pid", sorted(self.pids)),
+            ("name", self.names),
+            ("uid", sorted(self.uids)),
+            ("container", self.containers),
+        )
+        wanted = [f"{kind} {' or '.join(map(str, values))}" for kind, values in kinds if values]
+        return f"only processes with {', '.join(wanted)} were watched" if wanted else None
+
     def wants(self, process: Process) -> bool:
         """Tell whether the process is watched."""
         if self.pids and process.pid is not None and process.pid not in self.pids:

@@ -103,6 +103,8 @@ class Returns:
 
     def _lose(self, waiting: Waiting) -> None:
         self.lost += len(waiting)
+        for trap, _ in waiting:
+            trap.lost += 1
 
     def abandon(self) -> list[Call]:
         """Return every call that has not returned, and forget them: the watch ends."""

@@ -20,6 +20,7 @@ from drakmet.monitor.replaying import ReplayDriver
 from drakmet.monitor.returns import Returns
 from drakmet.monitor.statistics import Statistics, TrapStatistics
 from drakmet.monitor.values import settle
+from drakmet.records import CoverageKind
 from drakmet.sources.replay import ReplaySource
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class Monitor:
         for trap in self._traps:
             book.armed(trap.key, trap.tables, self.time)
         for refused in prepared.refused:
-            book.gap(refused.key, refused.trap.tables, self.time, refused.reason)
+            book.gap(refused.key, refused.trap.tables, self.time, CoverageKind.NOT_ARMED, refused.reason)
         for plugin in self.plugins:
             for collector in plugin.collectors:
                 self._collect(plugin.name, collector)
@@ -213,7 +214,7 @@ class Monitor:
                     pump()
         except Exception as error:  # noqa: BLE001  # a plugin may raise anything; the watch goes on
             text = self._faults.report(plugin, name, error, self.time)
-            self._book.gap((plugin, name), (), self.time, text)
+            self._book.gap((plugin, name), (), self.time, CoverageKind.PLUGIN_ERROR, text)
 
     def run(self, seconds: float | None = None, on_tick: Callable[[Statistics], object] | None = None) -> str:
         """Handle hits; return ``done``, ``guest gone``, or why the watch could not go on.
@@ -269,11 +270,14 @@ class Monitor:
             ) from error
 
     def _tell_of_the_end(self, now: int) -> None:
-        """Put into the coverage that a watch was cut short, where no trap can see on though it was meant to."""
+        """Put into the coverage what traps did not see though they were armed, and that a watch was cut short."""
         assert self._book is not None  # noqa: S101  # its caller looked
+        for trap in self._traps:
+            for kind, reason, missed in trap.shortfalls(self._filters.told()):
+                self._book.partly(trap.key, trap.tables, (self.time, now), kind, reason, missed)
         if self.outcome is not None and self.outcome in CUT_SHORT:
             for trap in self._traps:
-                self._book.gap(trap.key, trap.tables, now, self.outcome)
+                self._book.gap(trap.key, trap.tables, now, CoverageKind.MONITOR_AWAY, self.outcome)
 
     # for collectors (`drakmet.traps.Attached`)
 
@@ -327,7 +331,7 @@ class Monitor:
             driver.disarm(trap)
             if self._returns is not None:
                 self._returns.drop(trap)
-            book.gap(trap.key, trap.tables, now, f"more than {trap.limit} hits a second")
+            book.gap(trap.key, trap.tables, now, CoverageKind.THROTTLED, f"more than {trap.limit} hits a second")
 
     @property
     def statistics(self) -> Statistics:

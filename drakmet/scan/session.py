@@ -24,7 +24,7 @@ from drakmet.guest.linux import LinuxGuest
 from drakmet.monitor.faults import Faults
 from drakmet.monitor.processes import Processes
 from drakmet.monitor.values import settle
-from drakmet.records import Coverage, Record
+from drakmet.records import Coverage, CoverageKind, Record
 from drakmet.records import Process as ProcessRecord
 from drakmet.scan.collectors import BUILT_IN
 from drakmet.scan.memory import OutOfTime, ScanMemory
@@ -299,6 +299,14 @@ class _Run:
             gaps.append(f"and {len(lost) - _MOST_REASONS} reasons more")
         return gaps
 
+    def _kind(self, key: Key, rows: list[Record] | None) -> CoverageKind:
+        if rows is None:
+            return CoverageKind.TIME_OUT
+        assert self._reading is not None  # noqa: S101 - there are rows
+        if key in self._reading.failed:
+            return CoverageKind.PLUGIN_ERROR
+        return CoverageKind.CHANGED if self._doubt or key in self._doubts else CoverageKind.UNREADABLE
+
     def _book(
         self, put: Callable[[Record], None], key: Key, rows: list[Record] | None, gaps: list[str], now: int
     ) -> None:
@@ -311,6 +319,5 @@ class _Run:
             put(whole)
         if gaps:
             reason = "; ".join(gaps)
-            # The key of a coverage row is its beginning: the gap must not take the place of what was seen.
-            put(msgspec.structs.replace(whole, begin=self._begun + 1, gap=reason))
+            put(msgspec.structs.replace(whole, kind=self._kind(key, rows).value, gap=reason))
             self.result.gaps.append(f"{key[1]}: {reason}")

@@ -37,7 +37,7 @@ _OUR_COLUMN = re.compile(r"""GENERATED ALWAYS AS \(json_extract\([a-z_]+, '\$\."
 _COMPUTING = re.compile(r"\b(?:AS|CHECK|DEFAULT|GENERATED)\b\s*\(?", re.IGNORECASE)
 _RESERVED = ("sqlite_", "drakmet_")
 # A second record with the same values here replaces the first: an interval is written when it begins and when it ends.
-_KEYS: dict[type[Record], tuple[str, ...]] = {Coverage: ("session", "plugin", "trap", "begin")}
+_KEYS: dict[type[Record], tuple[str, ...]] = {Coverage: ("session", "plugin", "trap", "begin", "kind")}
 _FOREIGN_KEYS: dict[type[Record], list[tuple[str, str, str]]] = {
     Guest: [("host", "host", "id")],
     Session: [("guest", "guest", "id")],

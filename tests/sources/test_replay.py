@@ -13,7 +13,7 @@ import drakmet
 from drakmet.errors import UsageError
 from drakmet.monitor import Filters, Monitor
 from drakmet.plugins import load_plugins
-from drakmet.records import Coverage, Record
+from drakmet.records import Coverage, CoverageKind, Record
 from drakmet.sources import open_source
 
 DEMO = Path(drakmet.__file__).parent / "demo" / "demo.drec"
@@ -72,6 +72,10 @@ def test_every_trap_has_its_coverage_from_begin_to_end(once: Rows) -> None:
 def test_a_filter_leaves_only_what_fits(once: Rows) -> None:
     few = replay(Filters(names=("no-program-has-this-name",)))
     assert len(few.rows) < len(once.rows)
+    told = [row for row in few.coverage if row.kind == CoverageKind.FILTERED]
+    assert {row.trap for row in told} == {row.trap for row in few.coverage}
+    assert "only processes with name no-program-has-this-name" in str(told[0].gap)
+    assert not [row for row in once.coverage if row.kind != CoverageKind.ARMED]
 
 
 def test_a_recording_is_not_recorded_again(tmp_path: Path) -> None:
