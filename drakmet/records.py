@@ -107,6 +107,8 @@ class Session(Record):
 class Process(Record):
     """A process as it was from one moment on: a new row whenever what it executes, its name or its user changes."""
 
+    indexes = (("pid",),)
+
     id: Annotated[int, "number of this row; what event records call process"]
     session: Annotated[int, "session.id"]
     time: Annotated[int, "when it was first seen like this: nanoseconds since 1970-01-01 UTC"]

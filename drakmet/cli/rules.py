@@ -136,7 +136,7 @@ def run(
 
 
 _OUTCOME = ["rule", "session", "state", "findings", "excepted", "reason"]
-_FINDING = ["number", "session", "when", "level", "rule", "message", "title", "process", "rests_on"]
+_FINDING = ["number", "session", "when", "level", "rule", "message", "title", "process", "rests_on", "coverage"]
 
 
 def _chosen(loaded: RuleSet, only: tuple[str, ...], level: str | None) -> list[Rule]:

@@ -95,6 +95,8 @@ def _tell(row: dict[str, Any], rows: list[dict[str, Any]], file: RuleFile | None
     where = f"on {printable(row['guest'])} " if row["guest"] else ""
     click.echo(f"{row['level']}: {printable(row['title'])} ({printable(row['rule'])})")
     click.echo(f"{utc(row['time'])} {where}{printable(row['message'])}")
+    if row.get("coverage"):
+        click.echo(f"What was seen of such things: {printable(row['coverage'])}")
     click.echo("\nIt rests on:")
     for one in rows:
         click.echo(f"  {printable(one['table'])} {one['id']}" + ("" if one["row"] else ": no such row"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from drakmet.rules.outcome import Coverage, Outcome, State
 from drakmet.rules.told import Told
 from drakmet.rules.views import create_views
 from drakmet.store import faults
+from drakmet.store.coverage import read_coverage, rests_on
 from drakmet.store.guard import Guard
 from drakmet.store.reader import connect
 from drakmet.store.schema import quote
@@ -123,9 +125,11 @@ class Evaluator:
             if not self._whole:
                 found += self._late(new)
             self._marks.update({table: max(span.high, span.low) for table, span in new.items()})
-            return found + self._last()
+            found += self._last()
+            self._say_what_they_rest_on(found)
         except sqlite3.Error as error:
             raise faults.explain(error, self._where) from error
+        return found
 
     def faults(self) -> dict[str, str]:
         """Return why rules could not be used or failed, by their ids."""
@@ -220,6 +224,15 @@ class Evaluator:
                 judged.fired[finding.session] = judged.fired.get(finding.session, 0) + 1
                 found.append(finding)
         return found
+
+    def _say_what_they_rest_on(self, found: list[Finding]) -> None:
+        reads = {judged.rule.id: judged.compiled.reads for judged in self._rules if judged.compiled}
+        rows = {session: read_coverage(self._connection, session) for session in {one.session for one in found}}
+        now = 0 if self._whole else time.time_ns()
+        for one in found:
+            # Where nothing was armed, as in the log of another program, there is nothing to say.
+            if rows[one.session]:
+                one.coverage = rests_on(rows[one.session], reads[one.rule], now)
 
     def _judge(self, judged: _Judged, spans: Mapping[str, Span], times: Times = ALWAYS) -> list[Finding]:
         if judged.compiled is None or judged.strikes >= _STRIKES:

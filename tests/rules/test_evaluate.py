@@ -26,6 +26,7 @@ from drakmet.store.schema import table_of
 from .conftest import Connected, Opened, rule
 
 SECOND = 10**9
+GAP: dict[str, Any] = {"kind": "throttled", "gap": "too many hits"}
 BURST = rule(
     id='"burst"',
     tables='"connected"',
@@ -390,3 +391,19 @@ def test_no_sql_gets_out_of_hand(laboratory: Laboratory, sql: str) -> None:
         assert found.count("secret") == 1
         assert "odd" in evaluator.faults() or "odd" in found or not evaluator.step()
         assert connection.execute("SELECT count(*) FROM opened").fetchone() == (1,)
+
+
+def test_a_finding_says_whether_all_was_seen(path: Path) -> None:
+    with Writer(path, [Opened]) as writer:
+        for number in (1, 2, 3):
+            session = writer.begin_session(host="h", guest="g", source="s").session
+            if number < 3:
+                put(writer, Coverage(session=session, plugin="file", trap="open", tables=["opened"], begin=0, end=9))
+            writer.put(Opened(session=session, time=5, path=f"/secret/{number}"))
+            writer.end_session(session, "done", end=9)
+        put(writer, Coverage(session=2, plugin="file", trap="open", tables=["opened"], begin=9, end=10, **GAP))
+    findings, _ = judge(path, [rule().rule], {})
+    complete, gaps, unknown = [finding.coverage for finding in findings]
+    assert (complete, unknown) == ("complete", None)
+    assert "gaps" in str(gaps)
+    assert "throttled" in str(gaps)
