@@ -289,6 +289,9 @@ class Writer:
                     self._connection.execute(table.insert, table.to_row(record))
                 except faults.ROW_FAULTS as error:
                     bad.append((time.time_ns(), table.name, _as_text(record), f"{type(error).__name__}: {error}"))
+                    # A guest that writes absurd numbers must not hide with them what it did.
+                    if isinstance(error, OverflowError) and (rest := _without_the_absurd(record, table)):
+                        self._connection.execute(table.insert, table.to_row(rest))
         self._connection.executemany(_QUARANTINE, bad)
         self.quarantined += len(bad)
 
@@ -364,6 +367,26 @@ def _take(path: Path) -> int:
             "another drakmet is writing to it", where=str(path), hint="wait until it ends, or choose another --db"
         ) from error
     return handle
+
+
+def _without_the_absurd(record: Record, table: schema.Table) -> Record | None:
+    """Return the record without the numbers that no column can hold, and these named as unreadable, if that can be."""
+    absurd = [
+        column.name
+        for column in table.columns
+        if isinstance(value := getattr(record, column.name), int)
+        and not -(1 << 63) <= value < 1 << (64 if column.is_address else 63)
+        and column.nullable
+    ]
+    if not absurd or "unreadable" not in record.__struct_fields__:
+        return None
+    unreadable = ",".join(filter(None, [record.unreadable, *absurd]))  # type: ignore[attr-defined]  # looked just now
+    rest = msgspec.structs.replace(record, **dict.fromkeys(absurd), unreadable=unreadable)
+    try:
+        table.to_row(rest)
+    except faults.ROW_FAULTS:
+        return None
+    return rest
 
 
 def _as_text(record: Record) -> str:
