@@ -25,7 +25,6 @@ import drakmet
 from drakmet.monitor import Monitor
 from drakmet.plugins import load_plugins
 from drakmet.rules import judge, load_rules
-from drakmet.sources.recording import Change, Moment
 from drakmet.sources.replay import ReplaySource
 from drakmet.store import Writer, verifier
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from drakmet.records import Record
+    from drakmet.sources.recording import Change, Moment
 
 DEMO = Path(drakmet.__file__).parent / "demo" / "demo.drec"
 LONGEST = 1 << 20
