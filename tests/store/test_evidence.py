@@ -125,11 +125,8 @@ def test_a_second_writer_goes_on_with_the_chain(copy: Path) -> None:
         (["DELETE FROM drakmet_quarantine WHERE id = 2"], "row 2 of drakmet_quarantine was removed"),
         (["INSERT INTO sight (session, time) VALUES (1, 1)"], "row 41 of sight was added"),
         (
-            [
-                "INSERT INTO finding (time, found, rule, level, title, message, rests_on)"
-                " VALUES (1, 1, '', '', '', '', '')"
-            ],
-            "row 1 of finding was added",
+            ["INSERT INTO plugin_fault (session, time, plugin, error) VALUES (1, 1, 'p', 'e')"],
+            "row 1 of plugin_fault was added",
         ),
         (
             [
