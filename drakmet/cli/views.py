@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 import time
@@ -58,8 +57,7 @@ class LinesView:
     def finding(self, finding: Finding) -> None:
         """Show one finding."""
         with self._lock:
-            level = click.style(f"{finding.level:<13}", fg=_MARKS.get(finding.level))
-            click.echo(f"{_clock(finding.time)}  {level} {finding.rule}: {printable(finding.message)}")
+            click.echo(finding_line(finding))
 
     def tick(self, statistics: Statistics) -> None:
         """Lines need no counts meanwhile."""
@@ -99,58 +97,6 @@ class LinesView:
         else:
             click.echo(f"\nNot everything was seen: {len(partly)} of {len(traps)} traps have gaps")
             emit(summary_rows(partly), SUMMARY[1:], Format.TABLE)
-
-
-class LiveView(LinesView):
-    """The same on a terminal, with a line of counts that is written over and over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._begun = time.monotonic()
-        self._shown = 0.0
-        self._width = 0
-        self._findings = 0
-
-    def note(self, text: str) -> None:
-        """Tell of a stage."""
-        self._clear()
-        super().note(text)
-
-    def finding(self, finding: Finding) -> None:
-        """Show one finding above the line."""
-        self._findings += 1
-        self._clear()
-        super().finding(finding)
-
-    def tick(self, statistics: Statistics) -> None:
-        """Write the line of counts."""
-        now = time.monotonic()
-        if now - self._shown < 0.5:
-            return
-        self._shown = now
-        most = ", ".join(f"{table} {count}" for table, count in self.counts.most_common(4))
-        line = (
-            f"{now - self._begun:6.0f} s  {statistics.hits} hits  {statistics.records} records  "
-            f"{self._findings} findings  {statistics.gaps} gaps  {statistics.errors} errors  {most}"
-        )
-        with self._lock:
-            room = shutil.get_terminal_size().columns - 1
-            line = line[:room]
-            sys.stderr.write("\r" + line.ljust(self._width))
-            sys.stderr.flush()
-            self._width = len(line)
-
-    def end(self, ended: Ended) -> None:
-        """Show the summary."""
-        self._clear()
-        super().end(ended)
-
-    def _clear(self) -> None:
-        with self._lock:
-            if self._width:
-                sys.stderr.write("\r" + " " * self._width + "\r")
-                sys.stderr.flush()
-                self._width = 0
 
 
 class JsonView(LinesView):
@@ -195,7 +141,17 @@ def choose(*, json: bool) -> LinesView:
     """Return the view that fits where the output goes."""
     if json:
         return JsonView()
-    return LiveView() if sys.stderr.isatty() and sys.stdout.isatty() else LinesView()
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        from drakmet.cli.live import LiveView
+
+        return LiveView()
+    return LinesView()
+
+
+def finding_line(finding: Finding) -> str:
+    """Return a finding as one line, its level coloured by ANSI codes."""
+    level = click.style(f"{finding.level:<13}", fg=_MARKS.get(finding.level))
+    return f"{_clock(finding.time)}  {level} {finding.rule}: {printable(finding.message)}"
 
 
 def _clock(nanoseconds: int) -> str:
