@@ -15,10 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from simulator_names import ACCESS_W, answer_name
-
 from drakmet.monitor import Monitor
-from drakmet.pyxen import Channel, MemAccess, Reason, Ring, event_at
+from drakmet.pyxen import AccessFlag, Channel, Flag, MemAccess, Reason, Ring, event_at
+from drakmet.pyxen.layout import RING_HEADER, SLOT_SIZE, SLOTS
 from drakmet.pyxen.ring import FLAGS_I
 from drakmet.records import EventRecord, Record
 from drakmet.sources.xen import XenSource
@@ -63,22 +62,36 @@ SEEN: list[tuple[int, str, str]] = []
 _waiting: list[tuple[Ring, int, int, str]] = []
 
 
+def answer_name(flags: int) -> str:
+    """Return what an answer has a vCPU do."""
+    if flags & Flag.FAST_SINGLESTEP:
+        return "fast step"
+    if flags & Flag.TOGGLE_SINGLESTEP:
+        return "toggle step"
+    if flags & Flag.SET_REGISTERS:
+        return "skip"
+    return "go on"
+
+
 def name_of(event: Any) -> str:
     """Return an event's name."""
     if isinstance(event, MemAccess):
-        return "access write" if event.access & ACCESS_W else "access read"
+        return "access write" if event.access & AccessFlag.W else "access read"
     return {Reason.SOFTWARE_BREAKPOINT: "breakpoint", Reason.SINGLESTEP: "step"}.get(event.reason, "other")
 
 
 def keep() -> None:
     """Have ring and channel keep what comes and what is answered."""
-    take, hand_over = Ring.take, Channel.hand_over
+    taken: Any = Ring.__dict__["taken"]
+    hand_over = Channel.hand_over
 
-    def kept_take(self: Ring) -> int:
-        slot = take(self)
-        event = event_at(self, slot)
-        _waiting.append((self, slot, event.vcpu, name_of(event)))
-        return slot
+    def take(self: Ring, count: int) -> None:
+        before = taken.__get__(self) if count else 0
+        taken.__set__(self, count)
+        if count == before + 1:
+            slot = RING_HEADER + before % SLOTS * SLOT_SIZE
+            event = event_at(self, slot)
+            _waiting.append((self, slot, event.vcpu, name_of(event)))
 
     def kept_hand_over(self: Channel) -> None:
         for ring, slot, vcpu, name in _waiting:
@@ -87,7 +100,8 @@ def keep() -> None:
         _waiting.clear()
         hand_over(self)
 
-    Ring.take, Channel.hand_over = kept_take, kept_hand_over  # type: ignore[method-assign]
+    Ring.taken = property(taken.__get__, take)  # type: ignore[assignment, misc]
+    Channel.hand_over = kept_hand_over  # type: ignore[method-assign]
 
 
 def main(guest: str) -> None:

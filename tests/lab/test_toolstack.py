@@ -52,7 +52,7 @@ class Toolstack(Dom0):
         until = time.monotonic() + READY
         while not self.guest.answers(5) and time.monotonic() < until:
             time.sleep(1)
-        loop = "while :; do cat /etc/hostname; sleep 0.1; done"
+        loop = "while :; do cat /etc/hostname; sleep 1; done"
         self.guest.run(["sh", "-c", f"setsid sh -c '{loop}' < /dev/null > /dev/null 2>&1 &"], check=True)
 
 

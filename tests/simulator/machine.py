@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from lab.simulator_names import answer_name
+from lab.guest_probe import answer_name
 from monitor.fake import FakeDomain
 
 from drakmet.pyxen import AccessFlag, Flag, Reason, Ring
@@ -258,17 +258,28 @@ class Machine(FakeDomain):
 
 
 class _PointedRing(Ring):
-    """A ring whose `take` is a point where vCPUs may run."""
+    """A ring where each request that is taken is a point at which vCPUs may run."""
 
     __slots__ = ("_turn",)
 
     def __init__(self, page: bytearray, turn: Callable[[], None]) -> None:
+        self._turn: Callable[[], None] = lambda: None
         super().__init__(page)
         self._turn = turn
 
-    def take(self) -> int:
+    @property
+    def taken(self) -> int:  # type: ignore[override]
+        """How many were taken."""
+        count: int = _TAKEN.__get__(self)
+        return count
+
+    @taken.setter
+    def taken(self, count: int) -> None:
+        _TAKEN.__set__(self, count)
         self._turn()
-        return super().take()
+
+
+_TAKEN: Any = Ring.__dict__["taken"]
 
 
 def schedules(run: Callable[[Callable[[int], int]], None], most: int) -> Iterator[list[int]]:
