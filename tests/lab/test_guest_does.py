@@ -34,12 +34,12 @@ for round in 1 2 3; do
     echo 0 > events/kprobes/inside/enable
     echo 0 > events/kprobes/entry/enable
 done
+grep -c ' entry:' trace || true  # a tracer empties it
+grep -c ' inside:' trace || true
 echo do_filp_open > set_ftrace_filter  # before the tracer: all functions at once take the emulated guest minutes
 echo function > current_tracer
 for i in $(seq {TIMES}); do cat /etc/traced > /dev/null 2>&1 || true; done
 echo nop > current_tracer
-grep -c ' entry:' trace || true
-grep -c ' inside:' trace || true
 echo > kprobe_events
 """
 FLOOD = """
@@ -92,7 +92,7 @@ def test_kprobes_and_ftrace_on_a_trapped_function_work_and_so_do_we(probe: Probe
     told, said = probe.during(lab_guest, KPROBES)
     entries, insides = (int(line) for line in said.split()[-2:])
     assert entries >= 3 * TIMES
-    assert insides == entries
+    assert 0 <= entries - insides <= 12  # the shell opens files itself, between one and the other
     assert told["opened"]["/etc/probed"] == 3 * TIMES
     assert told["opened"]["/etc/traced"] == TIMES
     assert told["events"].get("write", 0) > 0
