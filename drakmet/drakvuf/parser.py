@@ -88,6 +88,7 @@ class Parser:
         self._time = 0
         self._untimed: list[tuple[Table, int]] = []
         self._last = ""
+        self._line = 0
 
     def understand(self, meanings: Mapping[str, Mapping[str, Meaning]]) -> None:
         """Say by plugin and function what to do with a line beyond keeping it; to be called before any line."""
@@ -114,6 +115,7 @@ class Parser:
             if is_clean(line):
                 self._quick([line])
             else:
+                self._line += 1
                 self._slow(line)
 
     def finish(self) -> None:
@@ -144,7 +146,8 @@ class Parser:
         prefixes, methods, actors = self._prefixes, self._methods, self.processes.actors
         pending, check, slow = self._mender.pending, _check, self._slow
         last, now = self._last, self._time
-        for line in lines:
+        base = self._line
+        for number, line in enumerate(lines, base + 1):
             before, _, rest = line.partition('"TimeStamp"')
             table = prefixes.get(before)
             if table is not None and not pending and line != last:
@@ -168,7 +171,7 @@ class Parser:
                     and len(event) <= 21
                 ):
                     try:
-                        number = int(event[event.index("x") + 1 : -1], 16)
+                        uid = int(event[event.index("x") + 1 : -1], 16)
                         fields = actor.prefix + rest.lstrip()
                         check(fields)
                     except (ValueError, msgspec.MsgspecError):
@@ -179,21 +182,23 @@ class Parser:
                             self.tally.backwards += 1
                         now = time
                         table.time.append(time)
+                        table.line.append(number)
                         table.process.append(actor.process)
                         table.tid.append(actor.tid)
                         table.method.append(method)
-                        table.event.append(number)
+                        table.event.append(uid)
                         table.fields.append(fields)
                         meaning = table.meanings.get(method)
                         if meaning is not None:
                             known = Event(table.plugin, method, time, actor.process, actor.pid, actor.tid)
                             meaning(known, _fields(fields))
                         continue
-            self._last, self._time = last, now
+            self._last, self._time, self._line = last, now, number
             if pending or not self._halfway(line):
                 slow(line)
             last, now, pending = self._last, self._time, self._mender.pending
         self._last, self._time = last, now
+        self._line = base + len(lines)
 
     def _halfway(self, line: str) -> bool:
         """Take a whole line of a known plugin that lacks the common keys; False if it is none."""
@@ -231,7 +236,7 @@ class Parser:
         self.tally.joined += refused.lines - 1
         self.tally.quarantined += 1
         self.tally.reasons[refused.reason.partition(":")[0]] += 1
-        self._refuse(escape(refused.text), f"line {self.tally.lines} or before: {refused.reason}")
+        self._refuse(escape(refused.text), f"line {self._line}: {refused.reason}")
 
     def _row(self, line: str, pairs: Pairs) -> None:
         plugin = pairs.first("Plugin")
@@ -311,6 +316,7 @@ class Parser:
 
     def _append(self, table: Table, event: Event, number: int | None, method: str | None, fields: str) -> None:
         table.time.append(event.time)
+        table.line.append(self._line)
         table.process.append(event.process)
         table.tid.append(event.tid)
         table.method.append(method)

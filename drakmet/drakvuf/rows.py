@@ -58,7 +58,7 @@ class Tally:
 class Table:
     """The rows of one table, column by column."""
 
-    __slots__ = ("event", "fields", "meanings", "method", "other", "plugin", "process", "raw", "record",
+    __slots__ = ("event", "fields", "line", "meanings", "method", "other", "plugin", "process", "raw", "record",
                  "tid", "time", "unreadable")  # fmt: skip
 
     def __init__(self, plugin: str, meanings: Mapping[str, Meaning]) -> None:
@@ -70,6 +70,7 @@ class Table:
     def clear(self) -> None:
         """Begin anew."""
         self.time: list[int] = []
+        self.line: list[int] = []
         self.process: list[int | None] = []
         self.tid: list[int | None] = []
         self.method: list[str | None] = []
@@ -86,6 +87,7 @@ class Table:
             "session": [session] * count,
             "time": self.time,
             "process": self.process,
+            "line": self.line,
             "tid": self.tid,
             "method": self.method,
             "event": self.event,

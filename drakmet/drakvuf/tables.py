@@ -20,6 +20,7 @@ _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 class DrakvufRecord(EventRecord):
     """A line of a DRAKVUF log."""
 
+    line: Annotated[int | None, "number of the line in the log; of its last one, if it is several"] = None
     tid: Annotated[int | None, "id of the thread"] = None
     method: Annotated[str | None, "the function that was trapped"] = None
     event: Annotated[int | None, "EventUID; null if fields holds the whole line but for Plugin"] = None

@@ -44,8 +44,10 @@ class TableInfo:
     rows: int
 
 
-def connect(path: Path | str) -> sqlite3.Connection:
+def connect(path: Path | str, *, prepared: int = 128) -> sqlite3.Connection:
     """Open a drakmet file for reading only, with our SQL functions; raise `StoreError` if it is none.
+
+    ``prepared`` is the number of statements that are kept prepared.
 
     The connection may be handed to another thread, as long as one at a time uses it.
     """
@@ -58,7 +60,7 @@ def connect(path: Path | str) -> sqlite3.Connection:
         )
     connection = None
     try:
-        connection = _open(path)
+        connection = _open(path, prepared)
         schema.refuse_others(connection, path)
         _refuse_empty(connection, path)
     except BaseException as error:
@@ -83,7 +85,8 @@ class Reader:
 
     def __init__(self, path: Path | str, prepare: Callable[[sqlite3.Connection], None] | None = None) -> None:
         self.path = Path(path)
-        self._connection = connect(path)
+        # What a column means is seen while a statement is prepared; one that is prepared already would tell nothing.
+        self._connection = connect(path, prepared=0)
         try:
             self._tables = describe(self._connection)
             if prepare:
@@ -206,19 +209,21 @@ def _refuse_empty(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError("drakmet wrote nothing into it", where=str(path), hint="give another file")
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, prepared: int) -> sqlite3.Connection:
     uri = path.absolute().as_uri() + "?mode=ro"
     try:
-        return _try(uri)
+        return _try(uri, prepared)
     except sqlite3.OperationalError:
         # WAL needs a shared-memory file beside the database. On a read-only disk there can be none, nor a writer.
         if path.with_name(path.name + "-wal").exists():
             raise
-        return _try(uri + "&immutable=1")
+        return _try(uri + "&immutable=1", prepared)
 
 
-def _try(uri: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
+def _try(uri: str, prepared: int) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=prepared
+    )
     try:
         connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
     except BaseException:

@@ -52,6 +52,11 @@ def test_columns_mean_what_their_records_say(reader: Reader) -> None:
     assert ask(reader, "SELECT max(address) AS other FROM seen") == [{"other": -1}]
 
 
+def test_columns_mean_the_same_when_they_are_asked_for_again(reader: Reader) -> None:
+    sql = "SELECT * FROM seen"
+    assert ask(reader, sql) == ask(reader, sql)
+
+
 def test_two_columns_of_one_name_are_kept_apart(reader: Reader) -> None:
     names, rows = reader.select("SELECT a.id, b.id FROM seen a JOIN seen b ON b.id > a.id")
     assert (names, list(rows)) == (["id", "id:2"], [{"id": 1, "id:2": 2}])
