@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Imports a DRAKVUF log, and lets DRAKVUF Sandbox split it and build its process tree, side by side in one run.
 
-    python3 -m venv peer && peer/bin/pip install --no-deps drakvuf-sandbox && peer/bin/pip install mslex pydantic-settings
+    python3 -m venv peer
+    peer/bin/pip install --no-deps drakvuf-sandbox && peer/bin/pip install mslex pydantic-settings
     python tests/bench/import_speed.py peer/bin/python [MEGABYTES] [LOG]
 
 The log is repeated to the size asked for (100 MB). Seconds are CPU of the whole programs, start included; the memory is
