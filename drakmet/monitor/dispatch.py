@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from drakmet.errors import XenError
 from drakmet.guest.memory import Unreadable
 from drakmet.monitor.values import settle
 from drakmet.records import Record
@@ -100,6 +101,9 @@ class Hits:
             except Exception as error:  # noqa: BLE001  # a plugin may raise anything; the watch goes on
                 trap.errors += 1
                 trap.last_error = self._faults.report(*trap.key, error, job[4])
+                if isinstance(error, XenError):
+                    # Not the plugin's: the guest was taken from us meanwhile, and no handler may go on with it.
+                    raise
 
     def _record(self, trap: ArmedTrap, values: tuple[Any, ...], known: Known | None, vcpu: int, time: int) -> Record:
         """Return the record of a trap without a handler."""

@@ -165,19 +165,24 @@ def test_a_slow_handler_runs_when_the_guest_has_its_answer() -> None:
 def test_a_plugin_that_loops_for_ever_is_left_when_the_guest_was_freed() -> None:
     """The guardian stops this process, frees the guest and lets it go on: as SIGCONT shows."""
 
+    looping = threading.Event()
+
     def handler(_hit: Hit) -> None:
+        looping.set()
         while True:
             time.sleep(0.001)
 
     def free() -> None:
+        # Not before it loops: what the guardian does earlier would end the watch before the plugin had its turn.
+        looping.wait(30)
         watch.guardian.freed = time.time_ns()
         os.kill(os.getpid(), signal.SIGCONT)
 
     watch = Watch(handler)
-    timer = threading.Timer(0.3, free)
-    timer.start()
+    freeing = threading.Thread(target=free)
+    freeing.start()
     assert watch.run(None) == FREED
-    timer.join()
+    freeing.join()
     assert "FreedError" in watch.way.sink.of(PluginFault)[0].error
 
 
