@@ -90,7 +90,8 @@ class Watch:
 
 def test_a_watch_gives_signs_of_life_and_ends_in_order() -> None:
     watch = Watch()
-    assert watch.run(0.5) == DONE
+    # Long enough for two beats on a machine that others keep busy.
+    assert watch.run(1.5) == DONE
     assert watch.guardian.beats >= 2
     assert watch.leave() == {}
     assert watch.domain.log[-1] == "released"
