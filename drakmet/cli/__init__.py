@@ -18,6 +18,7 @@ _COMMANDS = {
     "demo": ("demo:demo", "Show the main job on a Xen host of its own, in an emulator."),
     "doctor": ("doctor:doctor", "Say what this machine can watch, and what it lacks."),
     "export": ("export:export", "Write records in the forms that other tools read."),
+    "identity": ("identity:identity", "Name code pages by package and version."),
     "import": ("imports:import_", "Store a DRAKVUF log and judge it by the rules."),
     "lab": ("lab:lab", "Run a whole Xen host with guests in an emulator."),
     "new": ("plugins:new", "Write the start of a plugin of yours."),

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A database of code pages: built from packages and files, asked with many hashes at once."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import sqlite3
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from drakmet.errors import StoreError, UsageError
+from drakmet.identity import deb, elf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+VERSION: Final = 1
+_BATCH: Final = 500
+_APPLICATION: Final = 0x64726B69  # "drki"
+_SCHEMA: Final = """
+CREATE TABLE file (id INTEGER PRIMARY KEY, package TEXT, version TEXT, architecture TEXT, path TEXT NOT NULL,
+                   build_id TEXT, UNIQUE (package, version, architecture, path));
+CREATE TABLE page (hash BLOB, file INTEGER, number INTEGER, PRIMARY KEY (hash, file, number)) WITHOUT ROWID;
+"""
+
+
+class Verdict(enum.Enum):
+    """What can be said of the pages of a file."""
+
+    VERIFIED = "verified"
+    MODIFIED = "modified"
+    UNKNOWN = "unknown"
+    UNVERIFIABLE = "unverifiable"
+
+
+class Match(NamedTuple):
+    """A place that a page is known from; package and version are ``None`` for a file outside packages."""
+
+    package: str | None
+    version: str | None
+    architecture: str | None
+    path: str
+    build_id: str | None
+    number: int
+
+
+class Answer(NamedTuple):
+    """A verdict, the versions that agree with every known page, and the number of known pages and of all."""
+
+    verdict: Verdict
+    versions: frozenset[tuple[str | None, str | None]]
+    known: int
+    pages: int
+
+
+def page_hash(page: bytes) -> bytes:
+    """Return the 16-byte hash (BLAKE2b) that a page of 4096 bytes is looked up by."""
+    return hashlib.blake2b(page, digest_size=16, person=b"drakmet page").digest()
+
+
+class Identities:
+    """An open database. Close it, or use it in ``with``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False) -> Self:
+        """Open a database, or make one; `StoreError` if it is none or of another version."""
+        if not path.exists():
+            if not create:
+                raise StoreError("there is no such file", where=str(path), hint="make one: drakmet identity build")
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        connection = sqlite3.connect(path)
+        try:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if create and not application and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                connection.executescript(
+                    f"{_SCHEMA} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {VERSION};"
+                )
+                application, version = _APPLICATION, VERSION
+        except sqlite3.Error as error:
+            connection.close()
+            raise StoreError(f"not an identity database: {error}", where=str(path)) from error
+        if application != _APPLICATION or version != VERSION:
+            connection.close()
+            what = "not an identity database" if application != _APPLICATION else f"a database of version {version}"
+            raise StoreError(what, where=str(path), hint=f"this drakmet reads version {VERSION}; build it anew")
+        return cls(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def add(self, source: Path) -> int:
+        """Add a package or an ELF file, whole or not at all; return its number of executable pages."""
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", where=str(source)) from error
+        try:
+            with self._connection:
+                if data[:8] == deb.MAGIC:
+                    package, files = deb.read(data)
+                    return sum(self._add(tuple(package), path, body) for path, body in files)
+                return self._add((None, None, None), str(source.resolve()), data)
+        except UsageError as error:
+            raise UsageError(error.what, where=str(source), hint=error.hint) from error
+
+    def _add(self, package: tuple[str | None, ...], path: str, data: bytes) -> int:
+        build_id, pages = elf.read(data)
+        path = path.encode("utf-8", "backslashreplace").decode()
+        if not pages:
+            return 0
+        key = (*package, path)
+        run = self._connection.execute
+        where = "package IS ? AND version IS ? AND architecture IS ? AND path = ?"
+        for (old,) in run(f"SELECT id FROM file WHERE {where}", key).fetchall():  # noqa: S608 - a constant
+            run("DELETE FROM page WHERE file = ?", (old,))
+            run("DELETE FROM file WHERE id = ?", (old,))
+        row = run("INSERT INTO file VALUES (NULL, ?, ?, ?, ?, ?)", (*key, build_id)).lastrowid
+        self._connection.executemany(
+            "INSERT INTO page VALUES (?, ?, ?)", ((page_hash(page), row, number) for number, page in pages)
+        )
+        return len(pages)
+
+    def lookup(self, hashes: Iterable[bytes]) -> dict[bytes, list[Match]]:
+        """Return the places that each hash is known from; hashes that are not known are not in the answer."""
+        wanted = list(set(hashes))
+        found: dict[bytes, list[Match]] = {}
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            marks = ",".join("?" * len(batch))
+            columns = "hash, package, version, architecture, path, build_id, number"
+            query = f"SELECT {columns} FROM page JOIN file ON file.id = page.file WHERE hash IN ({marks})"  # noqa: S608
+            for row in self._connection.execute(query, batch):
+                found.setdefault(row[0], []).append(Match(*row[1:]))
+        return found
+
+    def narrow(self, hashes: Sequence[bytes]) -> Answer:
+        """Judge pages that are mapped from one file by the versions that each of them is known from."""
+        if not hashes:
+            return Answer(Verdict.UNVERIFIABLE, frozenset(), 0, 0)
+        found = self.lookup(hashes)
+        sets = [frozenset((m.package, m.version) for m in found[one]) for one in hashes if one in found]
+        if not sets:
+            return Answer(Verdict.UNKNOWN, frozenset(), 0, len(hashes))
+        versions = frozenset.intersection(*sets)
+        whole = len(sets) == len(hashes) and bool(versions)
+        return Answer(Verdict.VERIFIED if whole else Verdict.MODIFIED, versions, len(sets), len(hashes))
+
+    def stats(self) -> dict[str, int]:
+        """Return the numbers of packages in their versions, files, distinct pages, and bytes of the database."""
+        one = self._connection.execute
+        query = "SELECT count(*) FROM (SELECT DISTINCT package, version FROM file WHERE package IS NOT NULL)"
+        return {
+            "packages": one(query).fetchone()[0],
+            "files": one("SELECT count(*) FROM file").fetchone()[0],
+            "pages": one("SELECT count(DISTINCT hash) FROM page").fetchone()[0],
+            "bytes": one("PRAGMA page_count").fetchone()[0] * one("PRAGMA page_size").fetchone()[0],
+        }
+
+
+def sources(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the packages and ELF files below directories, and what is named itself."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for below in sorted(path.rglob("*")):
+            if below.is_file() and not below.is_symlink():
+                with below.open("rb") as file:
+                    if file.read(8)[:4] in (elf.MAGIC, deb.MAGIC[:4]):
+                        yield below

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pages of tiny packages are named; what is broken is told and leaves nothing behind."""
+
+import contextlib
+import io
+import sqlite3
+import struct
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drakmet.errors import StoreError, UsageError
+from drakmet.identity import Identities, Verdict, deb, elf, page_hash
+
+
+def program(*pages: bytes) -> bytes:
+    body = b"".join(page.ljust(4096, b"\x90") for page in pages)
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
+        "<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )
+    return (header + struct.pack("<IIQQQQQQ", 1, 5, 4096, 0, 0, len(body), len(body), 4096)).ljust(4096, b"\0") + body
+
+
+def tar(name: str, data: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:xz") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def package(version: str, *pages: bytes) -> bytes:
+    control = f"Package: tool\nVersion: {version}\nArchitecture: amd64\n".encode()
+    out = b"!<arch>\n"
+    for name, data in (
+        ("control.tar.xz", tar("./control", control)),
+        ("data.tar.xz", tar("./bin/tool", program(*pages))),
+    ):
+        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+    return out
+
+
+def build(folder: Path) -> Identities:
+    identities = Identities.open(folder / "pages.db", create=True)
+    for version in ("1", "2"):
+        path = folder / f"{version}.deb"
+        path.write_bytes(package(version, b"same", version.encode()))
+        assert identities.add(path) == 2
+    return identities
+
+
+def hashes(*pages: bytes) -> list[bytes]:
+    return [page_hash(page.ljust(4096, b"\x90")) for page in pages]
+
+
+def test_each_page_narrows_the_set_of_versions(tmp_path: Path) -> None:
+    with build(tmp_path) as identities:
+        assert identities.narrow(hashes(b"same")).versions == {("tool", "1"), ("tool", "2")}
+        answer = identities.narrow(hashes(b"same", b"2"))
+        assert (answer.verdict, answer.versions, answer.known) == (Verdict.VERIFIED, {("tool", "2")}, 2)
+        assert identities.narrow(hashes(b"1", b"evil")).verdict is Verdict.MODIFIED
+        assert identities.narrow(hashes(b"evil")).verdict is Verdict.UNKNOWN
+        assert identities.narrow([]).verdict is Verdict.UNVERIFIABLE
+        assert identities.narrow(hashes(b"1", b"2")).verdict is Verdict.MODIFIED  # pages of two versions in one file
+
+
+def test_what_is_added_again_is_there_once(tmp_path: Path) -> None:
+    with build(tmp_path) as identities:
+        before = identities.stats()
+        identities.add(tmp_path / "1.deb")
+        assert identities.stats() == before
+        assert (before["packages"], before["files"], before["pages"]) == (2, 2, 3)
+
+
+def test_a_package_that_is_cut_off_leaves_nothing_behind(tmp_path: Path) -> None:
+    with build(tmp_path) as identities:
+        before = identities.stats()
+        cut = tmp_path / "cut.deb"
+        cut.write_bytes(package("3", b"new")[:-40])
+        with pytest.raises(UsageError, match="cut off"):
+            identities.add(cut)
+        assert identities.stats() == before
+
+
+def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
+    build(tmp_path).__exit__()
+    with contextlib.closing(sqlite3.connect(tmp_path / "pages.db")) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(StoreError, match="version 9"):
+        Identities.open(tmp_path / "pages.db")
+
+
+@given(st.binary(max_size=400), st.integers(0, 200))
+def test_broken_files_are_refused_and_nothing_worse(noise: bytes, at: int) -> None:
+    for whole, read in ((program(b"x"), elf.read), (package("1", b"x"), lambda data: list(deb.read(data)[1]))):
+        with contextlib.suppress(UsageError):
+            read(whole[:at] + noise + whole[at + len(noise) :])
