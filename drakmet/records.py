@@ -186,6 +186,20 @@ class PluginFault(Record):
     error: Annotated[str, "type and text of the error, and the place in the plugin's file"]
 
 
+class IdentityConflict(EventRecord):
+    """The process that the guest named was not the one that its CPU ran, or is missing in a book of the kernel's.
+
+    ``process`` is the one that was named. Told once for each task and contradiction.
+    """
+
+    task: Annotated[Address | None, "address of the task that the CPU named as the one it ran"] = None
+    root: Annotated[Address | None, "guest-physical address of the page tables with which the CPU ran (CR3)"] = None
+    expected: Annotated[Address | None, "that of the page tables of the task, by the kernel's books"] = None
+    own_tables: Annotated[bool | None, "whether it ran with page tables that are the task's to run with"] = None
+    owner: Annotated[int | None, "process id whose page tables they are, if they are another's in the list"] = None
+    missing_in: Annotated[list[str] | None, "the kernel's books that should have the task and do not"] = None
+
+
 class Finding(Record):
     """A rule that fired."""
 
@@ -203,7 +217,9 @@ class Finding(Record):
     ] = None
 
 
-CORE_RECORDS: tuple[type[Record], ...] = (Host, Guest, Session, Process, Coverage, PluginFault, Finding)
+CORE_RECORDS: tuple[type[Record], ...] = (
+    Host, Guest, Session, Process, Coverage, PluginFault, IdentityConflict, Finding,
+)  # fmt: skip
 """The tables of every file, whatever plugins are loaded."""
 
 

@@ -46,7 +46,7 @@ class Hits:
 
     def enter(self, place: Place, registers: Any, time: int) -> None:
         """A trapped function is entered: read what its traps want."""
-        known = self._current(registers.gs_base, time)
+        known = self._current(registers, time)
         if known is not None and not known.wanted:
             place.filtered += 1
             self._returns.forget(registers.rsp)

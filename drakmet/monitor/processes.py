@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from drakmet.errors import GuestError
+from drakmet.guest.paging import ADDRESS_MASK
+from drakmet.monitor.identity import IdentityCheck
 from drakmet.monitor.values import settle
 from drakmet.records import Process
 
@@ -25,14 +27,18 @@ _NAMES: Final = {"cgroup": "container"}
 
 
 class Known:
-    """A process as the guest view has it, with its row; ``wanted`` by the filters, ``stack`` pages by address."""
+    """A process as the guest view has it, with its row; ``wanted`` by the filters, ``stack`` pages by address.
 
-    __slots__ = ("record", "source", "stack", "wanted")
+    ``root`` are the page tables that were found to be, or not to be, its own; 0 before the first comparison.
+    """
+
+    __slots__ = ("record", "root", "source", "stack", "wanted")
 
     def __init__(self, source: tasks.Process, record: Process, wanted: bool) -> None:
         self.source = source
         self.record = record
         self.wanted = wanted
+        self.root = 0
         self.stack: dict[int, int] = {}
 
 
@@ -56,23 +62,27 @@ class Processes:
         self._tasks: dict[int, Known] = {}
         self._rows: dict[tuple[Any, ...], Known] = {}
         self.count = 0
+        self.identity = IdentityCheck(guest.kernel, session, put)
         self.current = self._finder()
-        """From a CPU's kernel GS base, and the time, to who runs there; None if it cannot be read."""
+        """From a hit's registers, and the time, to who runs there; None if it cannot be read."""
 
-    def _finder(self) -> Callable[[int, int], Known | None]:
+    def _finder(self) -> Callable[[Any, int], Known | None]:
         # A closure, as this runs at every hit: its names are half as dear as attributes.
         current_task, get, find, intern = self._current, self._get, self._tasks.get, self._intern
+        check, mask = self.identity.check, ADDRESS_MASK
 
-        def current(gs_base: int, time: int) -> Known | None:
+        def current(registers: Any, time: int) -> Known | None:
             try:
-                task = current_task(gs_base)
+                task = current_task(registers.gs_base)
                 source = get(task)
             except GuestError:
                 return None
             known = find(task)
-            if known is not None and known.source is source:
-                return known
-            return intern(task, source, time)
+            if known is None or known.source is not source:
+                known = intern(task, source, time)
+            if registers.cr3 & mask != known.root:
+                check(known, task, registers, time)
+            return known
 
         return current
 

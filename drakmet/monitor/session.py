@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from drakmet.errors import DrakmetError, GuestError, UsageError
 from drakmet.guest.linux import LinuxGuest
-from drakmet.monitor import armed
+from drakmet.monitor import armed, identity
 from drakmet.monitor.coverage import CoverageBook
 from drakmet.monitor.dispatch import Hits
 from drakmet.monitor.faults import Faults
@@ -194,6 +194,11 @@ class Monitor:
             book.armed(trap.key, trap.tables, self.time)
         for refused in prepared.refused:
             book.gap(refused.key, refused.trap.tables, self.time, CoverageKind.NOT_ARMED, refused.reason)
+        assert self._processes is not None  # noqa: S101  # made by `attach`
+        if refusal := self._processes.identity.refused:
+            book.gap(identity.KEY, identity.TABLES, self.time, CoverageKind.NOT_ARMED, refusal)
+        else:
+            book.armed(identity.KEY, identity.TABLES, self.time)
         for plugin in self.plugins:
             for collector in plugin.collectors:
                 self._collect(plugin.name, collector)
@@ -275,6 +280,13 @@ class Monitor:
         for trap in self._traps:
             for kind, reason, missed in trap.shortfalls(self._filters.told()):
                 self._book.partly(trap.key, trap.tables, (self.time, now), kind, reason, missed)
+        check = self._processes.identity if self._processes else None
+        for missed, reason in (
+            ((check.unchecked, "could not be read"), (check.untold, "were too many")) if check else ()
+        ):
+            if missed:
+                told = (identity.KEY, identity.TABLES, (self.time, now), CoverageKind.UNREADABLE)
+                self._book.partly(*told, f"who ran at some hits: the kernel's books {reason}", missed)
         if self.outcome is not None and self.outcome in CUT_SHORT:
             for trap in self._traps:
                 self._book.gap(trap.key, trap.tables, now, CoverageKind.MONITOR_AWAY, self.outcome)

@@ -73,9 +73,11 @@ def test_a_filter_leaves_only_what_fits(once: Rows) -> None:
     few = replay(Filters(names=("no-program-has-this-name",)))
     assert len(few.rows) < len(once.rows)
     told = [row for row in few.coverage if row.kind == CoverageKind.FILTERED]
-    assert {row.trap for row in told} == {row.trap for row in few.coverage}
+    assert {row.trap for row in told} == {row.trap for row in few.coverage if row.plugin != "monitor"}
     assert "only processes with name no-program-has-this-name" in str(told[0].gap)
-    assert not [row for row in once.coverage if row.kind != CoverageKind.ARMED]
+    gaps = {(row.plugin, row.trap, row.kind) for row in once.coverage if row.kind != CoverageKind.ARMED}
+    # The recording is older than the check of who runs, and has not the types that it takes.
+    assert gaps == {("monitor", "identity", CoverageKind.NOT_ARMED)}
 
 
 def test_a_recording_is_not_recorded_again(tmp_path: Path) -> None:
