@@ -175,5 +175,7 @@ def sources(paths: Iterable[Path]) -> Iterator[Path]:
         for below in sorted(path.rglob("*")):
             if below.is_file() and not below.is_symlink():
                 with below.open("rb") as file:
-                    if file.read(8)[:4] in (elf.MAGIC, deb.MAGIC[:4]):
-                        yield below
+                    start = file.read(21)
+                # Static libraries are ar archives too.
+                if start[:4] == elf.MAGIC or start == deb.MAGIC + b"debian-binary":
+                    yield below

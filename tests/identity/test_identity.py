@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from drakmet.errors import StoreError, UsageError
 from drakmet.identity import Identities, Verdict, deb, elf, page_hash
+from drakmet.identity.database import sources
 
 
 def program(*pages: bytes) -> bytes:
@@ -84,6 +85,13 @@ def test_a_package_that_is_cut_off_leaves_nothing_behind(tmp_path: Path) -> None
         with pytest.raises(UsageError, match="cut off"):
             identities.add(cut)
         assert identities.stats() == before
+
+
+def test_a_directory_gives_programs_and_packages_but_no_static_libraries(tmp_path: Path) -> None:
+    (tmp_path / "a.deb").write_bytes(b"!<arch>\n" + b"debian-binary".ljust(16))
+    (tmp_path / "lib.a").write_bytes(b"!<arch>\n/               ")
+    (tmp_path / "tool").write_bytes(program(b"x"))
+    assert [path.name for path in sources([tmp_path])] == ["a.deb", "tool"]
 
 
 def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
