@@ -28,6 +28,10 @@ _MAX_KEPT: Final = 4096
 OUT_OF_RANGE: Final = (struct.error, IndexError, OverflowError)
 
 
+def _members(inline: str) -> tuple[str, ...]:
+    return "d_hash.pprev", "d_parent", "d_name.len", "d_name.name", inline, "d_op"
+
+
 class QuickPaths:
     """Reads the paths of plain files whose names lie in their dentries; ``inline`` is the member that holds them."""
 
@@ -35,14 +39,16 @@ class QuickPaths:
         types = kernel.profile.types
         page_offset = kernel.space.page_offset
         self.buffer, self._words, _, self._end = views
-        last = Slice(types, "dentry", "d_hash.pprev", "d_parent", "d_name.len", inline, "d_op")
+        last = Slice(types, "dentry", *_members(inline))
         self._unpack = last.unpack_from
         self._distance = last.start - page_offset
         path = Slice(types, "path", "mnt", "dentry")
         self.unpack_path, self.path_distance = path.unpack_from, path.start - page_offset
         self._parent = types.offset("dentry", "d_parent") - page_offset
         self._hash = types.offset("dentry", "d_name.hash") - page_offset
+        self._pointer = types.offset("dentry", "d_name.name") - page_offset
         self._name = types.offset("dentry", inline) - page_offset
+        self._inline = types.offset("dentry", inline)
         self._inline_size = types.sizeof(types.field("dentry", inline).type)
         self._locks = [lock >> 3 for lock in locks]
         self._directories: dict[int, tuple[int, Callable[[Any], Any], Any, str]] = {}
@@ -59,10 +65,10 @@ class QuickPaths:
         if views is None or locks[0] & 7 or locks[1] & 7 or max(locks) >= views.end:
             return None
         quick = cls(kernel, views, locks, inline)
-        if (quick._parent | quick._hash | quick._name | kernel.space.page_offset) & 7:
+        if (quick._parent | quick._hash | quick._pointer | quick._name | kernel.space.page_offset) & 7:
             return None
-        order = Slice(kernel.profile.types, "dentry", "d_hash.pprev", "d_parent", "d_name.len", inline, "d_op").names
-        return quick if order == ("d_hash.pprev", "d_parent", "d_name.len", inline, "d_op") else None
+        order = Slice(kernel.profile.types, "dentry", *_members(inline)).names
+        return quick if order == _members(inline) else None
 
     def text_at(self, address: int) -> str | None:
         """Return the path of the ``struct path`` at ``address``, None if the long way must be taken."""
@@ -75,14 +81,14 @@ class QuickPaths:
     def _finder(self) -> Callable[[int, int], str | None]:
         # A closure: its names are half as dear as attributes.
         unpack, buffer, words, distance = self._unpack, self.buffer, self._words, self._distance
-        plain, inline_size, directory = self.plain, self._inline_size, self._directories.get
+        plain, inline_size, directory, inline = self.plain, self._inline_size, self._directories.get, self._inline
 
         def find(mnt: int, dentry: int) -> str | None:
             """Return the path of ``dentry`` in ``mnt``, None if the long way must be taken."""
             try:
-                linked, parent, length, name, operations = unpack(buffer, dentry + distance)
+                linked, parent, length, pointer, name, operations = unpack(buffer, dentry + distance)
                 # Names that fit are in the dentry itself (fs/dcache.c, __d_alloc and copy_name).
-                if not linked or operations not in plain or not 0 < length < inline_size:
+                if not linked or operations not in plain or not 0 < length < inline_size or pointer != dentry + inline:
                     return None
                 known = directory(parent)
                 if known is None or known[0] != mnt or known[1](words) != known[2]:
@@ -90,6 +96,9 @@ class QuickPaths:
             except OUT_OF_RANGE:
                 return None
             name = name[:length]
+            # A root is its own parent; what no file can be called is for the long way to refuse.
+            if b"/" in name or b"\0" in name or parent == dentry:
+                return None
             try:
                 return known[3] + name.decode()  # type: ignore[no-any-return]  # struct gives Any
             except UnicodeDecodeError:
@@ -107,14 +116,16 @@ class QuickPaths:
             self._mounts = sequences[1]
             self.plain.intersection_update([one for one in self.plain if not one or one in self._image])
         try:
-            _, at, _, _, _ = self._unpack(self.buffer, dentry + self._distance)
+            _, at, *_ = self._unpack(self.buffer, dentry + self._distance)
             directory = at
             places: list[int] = []
             while at != root:
-                _, parent, length, _, _ = self._unpack(self.buffer, at + self._distance)
-                if not 0 < length < self._inline_size or at & 7 or len(places) > 4 * _MAX_ANCESTORS:
+                _, parent, length, pointer, _, _ = self._unpack(self.buffer, at + self._distance)
+                if not 0 < length < self._inline_size or at & 7 or len(places) > 5 * _MAX_ANCESTORS:
                     return
-                places += [at + self._parent >> 3, at + self._hash >> 3]
+                if pointer != at + self._inline:
+                    return
+                places += [at + self._parent >> 3, at + self._hash >> 3, at + self._pointer >> 3]
                 places += range(at + self._name >> 3, (at + self._name + length + 7) >> 3)
                 at = parent
             if dentry == root or path.kind != "file" or path.deleted:

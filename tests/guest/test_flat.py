@@ -139,6 +139,40 @@ def test_the_file_s_own_name_is_read_each_time() -> None:
     assert fetch(regs) == "/tmp/deep/dir with space/b\udcff" + "file"  # noqa: S108
 
 
+@pytest.mark.parametrize("name", [b"a/../x", b"a\0file", b"/"])
+def test_a_name_that_no_file_can_have_is_no_name_the_short_way_either(name: bytes) -> None:
+    guest, memory, regs, fetch = opened()
+    file = guest.kernel.gpa(dentries(guest, regs)[0])
+    memory.write(file + guest.types.offset("dentry", "d_iname"), name)
+    memory.write(file + guest.types.offset("dentry", "d_name.len"), struct.pack("<I", len(name)))
+    value = fetch(regs)
+    assert isinstance(value, Unreadable)
+    assert "no file can have" in value.what
+
+
+def test_a_name_that_lies_elsewhere_is_read_there_however_short() -> None:
+    guest, memory, regs, fetch = opened()
+    file, space = dentries(guest, regs)[:2]
+    inline, pointer = guest.types.offset("dentry", "d_iname"), guest.types.offset("dentry", "d_name.name")
+    memory.write(guest.kernel.gpa(file + pointer), struct.pack("<Q", space + inline))
+    assert fetch(regs) == "/tmp/deep/dir with space/dir wi"  # noqa: S108  # of the guest
+    memory.write(guest.kernel.gpa(file + pointer), struct.pack("<Q", file + inline))
+    assert fetch(regs) == "/tmp/deep/dir with space/a file"  # noqa: S108
+    memory.write(guest.kernel.gpa(space + pointer), struct.pack("<Q", file + inline))
+    assert isinstance(fetch(regs), Unreadable)  # 14 bytes are said to lie there, and a file's name of 6
+
+
+def test_a_root_that_says_it_is_in_a_directory_is_a_root() -> None:
+    guest, memory, regs, _ = opened()
+    root = dentries(guest, regs)[-1]
+    mnt = guest.read_u64(regs.rax + guest.types.offset("file", "f_path.mnt"))
+    below = guest.path(mnt, dentries(guest, regs)[-2])
+    assert guest.path(mnt, dentries(guest, regs)[-2]) == below
+    was = guest.path(mnt, root)
+    memory.write(guest.kernel.gpa(root + guest.types.offset("dentry", "d_hash.pprev")), struct.pack("<Q", root))
+    assert guest.path(mnt, root) == was
+
+
 @pytest.mark.parametrize("lock", ["rename_lock", "mount_lock"])
 def test_a_path_is_not_read_while_files_are_renamed(lock: str) -> None:
     guest, memory, regs, fetch = opened()
