@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drakmet.errors import UsageError
-from drakmet.text import escape, escape_bytes, unescape
+from drakmet.text import CUT, Cut, escape, escape_bytes, is_cut, unescape
 
 
 @given(st.binary())
@@ -24,6 +24,17 @@ def test_what_unescape_takes_is_guest_text(text: str) -> None:
     except UsageError:
         return
     assert unescape(escape_bytes(data)) == data
+
+
+@given(st.binary() | st.text(alphabet="\\…x", max_size=6).map(str.encode))
+def test_a_cut_text_says_so_and_no_other_does(data: bytes) -> None:
+    plain = data.decode("utf-8", "surrogateescape")
+    assert not is_cut(escape(plain))
+    cut = escape(Cut(plain))
+    assert is_cut(cut)
+    assert cut.endswith(CUT)
+    assert cut.isprintable()
+    assert unescape(cut) == data
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from drakmet.guest import dns
 from drakmet.guest import types as t
 from drakmet.guest.memory import Unreadable
-from drakmet.guest.pathtypes import text
+from drakmet.guest.pathtypes import bounded, text
 from drakmet.guest.sockets import MAX_SOCKADDR, SocketAddress, size_of, sockaddr
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def _string_check(shape: Shape) -> str | None:
 
 def _string(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
     kind = shape.type
+    whole = isinstance(kind, t.Array) and kind.count  # an array may be full to its end
     limit = kind.count if isinstance(kind, t.Array) and kind.count else MAX_STRING
     get = pointer_of(guest, shape)
     read, space = guest.read_cstring, guest.space
@@ -175,7 +176,8 @@ def _string(guest: LinuxGuest, shape: Shape, _argument: Argument) -> Decode:
             raw, nul, _ = physical(address - page_offset, min(256, room)).partition(b"\0")
             if nul and len(raw) <= limit:
                 return raw.decode("utf-8", "surrogateescape")
-        return text(read(address, limit, regs.cr3))
+        raw = read(address, limit, regs.cr3)
+        return text(raw) if whole else bounded(raw, limit)
 
     return decode
 

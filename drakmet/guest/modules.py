@@ -11,7 +11,7 @@ from drakmet.errors import GuestError
 from drakmet.guest.layout import Slice
 from drakmet.guest.lists import Trees, linked
 from drakmet.guest.memory import Unreadable
-from drakmet.guest.pathtypes import text
+from drakmet.guest.pathtypes import bounded, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,6 +118,6 @@ class Modules:
         if not address:
             return None
         try:
-            return text(self._space.read_cstring(address, _MAX_STRING))
+            return bounded(self._space.read_cstring(address, _MAX_STRING), _MAX_STRING)
         except GuestError:
             return None

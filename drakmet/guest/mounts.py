@@ -10,7 +10,7 @@ import msgspec
 from drakmet.guest.layout import Slice
 from drakmet.guest.lists import Trees, linked
 from drakmet.guest.memory import Unreadable
-from drakmet.guest.pathtypes import GuestPath, text
+from drakmet.guest.pathtypes import GuestPath, bounded, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +102,7 @@ class Mounts:
             parent=space.read_uint(parent + self._id, 4),
             path=self._paths.path(address + self._vfsmount, root),
             root=self._inside(root),
-            source=text(space.read_cstring(source, _MAX_STRING)) if source else "none",
+            source=bounded(space.read_cstring(source, _MAX_STRING), _MAX_STRING) if source else "none",
             device=f"{device >> 20}:{device & 0xFFFFF}",
             type=text(name),
             options=options,

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from drakmet.text import Cut
+
 PathKind = Literal["file", "pipe", "socket", "anon", "memfd", "namespace"]
 
 
@@ -25,6 +27,11 @@ class GuestPath(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return self.text
+
+
+def bounded(raw: bytes, limit: int) -> str:
+    """Return bytes that were read up to a NUL, ``limit`` at most, as str: a `Cut` where no NUL came before that."""
+    return Cut(text(raw)) if len(raw) >= limit else text(raw)
 
 
 def text(raw: bytes) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from drakmet.errors import GuestError
 from drakmet.guest.layout import Slice
-from drakmet.guest.pathtypes import text
+from drakmet.guest.pathtypes import bounded, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ def _names(kernel: Kernel) -> tuple[Any, ...]:
 
 def _command_line(kernel: Kernel) -> tuple[str]:
     at = kernel.space.read_u64(kernel.address("saved_command_line"))
-    return (text(kernel.space.read_cstring(at, _MAX_COMMAND)),)
+    return (bounded(kernel.space.read_cstring(at, _MAX_COMMAND), _MAX_COMMAND),)
 
 
 def _times(kernel: Kernel) -> tuple[int, int]:

@@ -98,7 +98,7 @@ class Hits:
                     self.records += 1
                 else:
                     self._handle(*job)
-            except Exception as error:  # noqa: BLE001  # a plugin may raise anything; the watch goes on
+            except Exception as error:  # a plugin may raise anything; the watch goes on
                 trap.errors += 1
                 trap.last_error = self._faults.report(*trap.key, error, job[4])
                 if isinstance(error, XenError):

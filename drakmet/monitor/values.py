@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from drakmet.guest.memory import Unreadable
-from drakmet.text import escape, escape_bytes
+from drakmet.text import Cut, escape, escape_bytes
 
 _PLAIN: Final = frozenset((int, bool, type(None), float))
 _MAX_DEPTH: Final = 6
@@ -19,7 +19,7 @@ def settle(value: Any, depth: int = _MAX_DEPTH) -> Any:
     kind = value.__class__
     if kind in _PLAIN:
         return value
-    if kind is str:
+    if kind is str or kind is Cut:
         return escape(value)
     if kind is Unreadable:
         return None

@@ -73,7 +73,10 @@ def test_a_monitor_that_is_stopped_for_long_loses_the_guest_and_learns_it(dom0: 
     code, outcome = dom0.ended()
     assert code == 3
     assert outcome.startswith("the guardian freed the guest")
-    assert dom0.gaps() == {outcome}
+    # Where it was stopped in the middle of a handler, a second gap names that place: it may have been the busy one.
+    gaps = dom0.gaps()
+    assert outcome in gaps
+    assert all(gap.startswith("FreedError: ") for gap in gaps - {outcome})
     assert dom0.alive()
     assert dom0.state() == before
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
 
 from drakmet.monitor import Filters
 from drakmet.records import PluginFault, Process
-from drakmet.text import escape_bytes
+from drakmet.text import escape_bytes, is_cut, unescape
 from drakmet.traps import Hit, Trap
 from monitor.scene import FUNCTION, Opened, Plugin, Regs, Way, returning
 
@@ -202,3 +203,21 @@ def test_two_plugins_share_a_place() -> None:
     prepared = armed.prepare(way.guest, [Plugin(ENTRY, name="a"), Plugin(ENTRY, name="b")])
     assert [trap.key for trap in prepared.traps] == [("a", FUNCTION), ("b", FUNCTION)]
     assert len(prepared.places) == 1
+
+
+@pytest.mark.parametrize(("length", "cut"), [(4095, False), (4096, True), (8192, True)])
+def test_a_string_of_which_there_is_more_than_is_read_says_so(length: int, cut: bool) -> None:
+    way = Way(ENTRY)
+    pages, space = way.memory.pages, way.guest.space
+    free = next(gfn for gfn in range(16, way.memory.size >> 12) if not {gfn, gfn + 1, gfn + 2} & set(pages))
+    data = (b"\x1b" + b"a" * (length - 1) + b"\0").ljust(3 * 4096, b"b")
+    pages.update({free + number: data[4096 * number :][:4096] for number in range(3)})
+    place = space.translate(way.regs.rsi + way.guest.types.offset("filename", "name"))
+    page, at = pages[place >> 12], place & 4095
+    pages[place >> 12] = page[:at] + struct.pack("<Q", space.page_offset + (free << 12)) + page[at + 8 :]
+    way.hits.enter(way.place, way.regs, 1)
+    way.hits.finish()
+    (record,) = way.sink.of(Opened)
+    assert is_cut(record.requested) == cut
+    assert unescape(record.requested) == data[: min(length, 4096)]
+    assert record.requested.isprintable()
