@@ -157,6 +157,29 @@ def status(as_json: bool) -> None:
             )
 
 
+@lab.command()
+@click.argument("names", metavar="[HOST]...", nargs=-1)
+def inventory(names: tuple[str, ...]) -> None:
+    """Let SSH into hosts (all that are up and have a port for it), and print an Ansible inventory of them.
+
+    \b
+    Example:
+      drakmet lab inventory > lab.yml && drakmet fleet scan -i lab.yml
+    """
+    from drakmet.lab import hosts
+    from drakmet.lab.places import find_places
+    from drakmet.lab.progress import Progress
+    from drakmet.lab.ssh import inventory, open_ssh
+
+    places, progress = find_places(), Progress()
+    chosen = [hosts.find_host(places, name) for name in names]
+    if not names:
+        chosen = [host for host in hosts.known_hosts(places) if host.running and host.ssh_port]
+    if not chosen:
+        raise UsageError("no host that SSH reaches is up", hint="Start one: `drakmet lab up --kind svm`.")
+    click.echo(inventory([open_ssh(places, host, progress) for host in chosen]), nl=False)
+
+
 @lab.command("exec", context_settings=_COMMAND_CONTEXT)
 @click.option("-i", "--stdin", "with_input", is_flag=True, help="give the command this standard input")
 @click.argument("host")

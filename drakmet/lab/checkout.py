@@ -86,7 +86,7 @@ def dependencies(target: Path, wanted: list[str], python: str, progress: Progres
                     work,
                     *wanted,
                 ],
-                hint="The lab needs pip and the package index to put drakmet's dependencies into dom0.",
+                hint="pip and the package index are needed for what drakmet depends on.",
             )
     return target
 

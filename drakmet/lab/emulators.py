@@ -30,11 +30,12 @@ INSTRUCTIONS_A_SECOND = 80_000_000
 
 @dataclass(frozen=True)
 class Machine:
-    """The emulated machine: memory in MiB, and the loopback port that reaches dom0's agent."""
+    """The emulated machine: memory in MiB, and the loopback ports that reach dom0's agent and its sshd."""
 
     memory: int
     cpus: int
     port: int
+    ssh_port: int = 0
 
 
 def bochs(folder: Path, images: Images, machine: Machine) -> tuple[list[str], dict[str, str]]:
@@ -102,13 +103,15 @@ def drain_screen(log: Path, seconds: float = 30.0) -> None:
 def qemu(folder: Path, images: Images, machine: Machine, root: Root) -> tuple[list[str], dict[str, str]]:
     """Return command line and environment of QEMU for the same machine."""
     share = root.path / "usr/share"
+    forwards = [(machine.port, AGENT_PORT), *([(machine.ssh_port, 22)] if machine.ssh_port else [])]
+    network = "".join(f",hostfwd=tcp:127.0.0.1:{here}-{_AGENT_ADDRESS}:{there}" for here, there in forwards)
     command = [
         *root.argv("usr/bin/qemu-system-x86_64"),
         *("-machine", "pc,accel=tcg", "-cpu", "EPYC,+svm,+npt,-x2apic,-smap,-smep,-monitor,-rdtscp"),
         *("-m", str(machine.memory), "-smp", str(machine.cpus), "-display", "none", "-nodefaults", "-vga", "std"),
         *("-L", f"{share}/qemu", "-L", f"{share}/seabios", "-L", f"{root.path}/usr/lib/ipxe/qemu"),
         *("-serial", f"file:{folder}/console.log", "-monitor", "none", "-no-reboot"),
-        *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{machine.port}-{_AGENT_ADDRESS}:{AGENT_PORT}"),
+        *("-netdev", f"user,id=n,restrict=on{network}"),
         *("-device", "e1000,netdev=n,mac=52:54:00:12:34:56,romfile="),
     ]
     for number, disk in enumerate(_links(folder, images)):

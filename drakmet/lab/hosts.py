@@ -68,6 +68,7 @@ class Host:
     token: str
     choice: Choice
     seconds: float
+    ssh_port: int = 0
 
     @property
     def agent(self) -> Agent:
@@ -238,7 +239,8 @@ def _start(places: Places, folder: Path, name: str, choice: Choice, progress: Pr
     images = builder.build(emulators.XEN_OPTIONS[choice.kind], dom0_memory=choice.dom0_memory, kind=choice.kind)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    machine = emulators.Machine(choice.memory, 1, _free_port())
+    ssh_port = _free_port() if choice.kind == "svm" else 0
+    machine = emulators.Machine(choice.memory, 1, _free_port(), ssh_port)
     if choice.kind == "vmx":
         command, env = emulators.bochs(folder, images, machine)
     else:
@@ -250,7 +252,7 @@ def _start(places: Places, folder: Path, name: str, choice: Choice, progress: Pr
             )
         except OSError as error:
             raise LabError(f"cannot start the emulator: {error.strerror}", where=command[0]) from error
-    host = Host(name, folder, pid, _start_time(pid), machine.port, images.token, choice, 0.0)
+    host = Host(name, folder, pid, _start_time(pid), machine.port, images.token, choice, 0.0, ssh_port)
     _save(host)
     if choice.kind == "vmx":
         emulators.drain_screen(folder / "emulator.log")

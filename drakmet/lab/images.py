@@ -108,6 +108,7 @@ class Builder:
             with self._progress.stage("pack dom0's disk"), _scratch(self._cache) as work:
                 clone_tree(root.path, work)
                 _common_files(work, "dom0")
+                _write(work / "etc/passwd", _USERS + "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n")
                 lab = work / "lab"
                 _write(lab / "init", inside["dom0-init.sh"], 0o755)
                 _write(lab / "agent.py", inside["agent"])

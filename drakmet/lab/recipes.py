@@ -51,6 +51,8 @@ _DOM0 = (
     "tzdata",
     "netbase",
     "sqlite3",
+    "openssh-server",
+    "openssh-sftp-server",
 )
 DOM0_BOOT_MODULES = ("ata_piix", "sd_mod", "squashfs", "overlay")
 DOM0_MODULES = (
