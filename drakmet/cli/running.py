@@ -68,7 +68,7 @@ class Ended:
         if self.findings:
             return ExitCode.FINDINGS
         cut_short = self.outcome in CUT_SHORT
-        missing = any(trap.state not in ("armed", "resting") for trap in self.statistics.traps)
+        missing = any(trap.state not in ("armed", "resting") or trap.errors for trap in self.statistics.traps)
         partly = cut_short or missing or self.quarantined or self.failed_plugins or self.rules_fault
         return ExitCode.PARTLY if partly else ExitCode.CLEAN
 

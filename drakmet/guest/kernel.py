@@ -34,6 +34,10 @@ _SCAN: Final = 16 << 20
 _OVERLAP: Final = 32 << 10
 _AROUND: Final = 12 << 20
 _U64: Final = (1 << 64) - 1
+_NO_TYPES: Final = (
+    "a kernel can only be read if it carries its types: if it was built with CONFIG_DEBUG_INFO_BTF=y, as Debian's are "
+    "since 5.10"
+)
 
 
 class Kernel:
@@ -108,18 +112,20 @@ def find(memory: PhysicalMemory, *, profiles: Iterable[Profile] = (), cache: Pro
             if kernel is not None:
                 return kernel
     reasons: list[str] = []
+    hint = "is it a Linux guest, and has it booted?"
     for table in tables(memory):
         try:
             kernel = _from_table(memory, table)
         except GuestError as error:
             reasons.append(f"symbols at {table.token_table:#x}: {error.what}")
+            hint = error.hint or hint
             continue
         if cache is not None and kernel.build_id:
             cache.put(kernel.profile)
         return kernel
     raise GuestError(
         "no running Linux kernel found in the guest's memory: " + ("; ".join(reasons[:5]) or "it holds no kallsyms"),
-        hint="a kernel without kallsyms or BTF needs an ISF file",
+        hint=hint,
     )
 
 
@@ -174,42 +180,49 @@ def tables(memory: PhysicalMemory) -> Iterator[kallsyms.Table]:
 
 
 def _from_table(memory: PhysicalMemory, table: kallsyms.Table) -> Kernel:
-    reason = "no kernel image around them"
+    failed = GuestError("no kernel image around them")
     for base, profile in profiles_at(memory, table):
         try:
             kernel = verify(memory, profile, base)
             profile.build_id = build_id(kernel)
         except GuestError as error:
-            reason = error.what
+            failed = error
         else:
             return kernel
-    raise GuestError(reason)
+    raise failed
 
 
 def profiles_at(memory: PhysicalMemory, table: kallsyms.Table) -> Iterator[tuple[int, Profile]]:
-    """Yield ``(base, profile without build id)`` of each kernel image that may be around a symbol table."""
+    """Yield ``(base, profile without build id)`` of each kernel image that may be around a symbol table.
+
+    `GuestError` where that kernel has no types in it, or where none of the images has any that can be read.
+    """
     there = table.symbols()
     link = {}
     for name in ("_text", "linux_banner", "_end", "__start_BTF", "__stop_BTF"):
         address = there.get(name)
         if address is None:
-            hint = "CONFIG_DEBUG_INFO_BTF is off: give an ISF file" if name.endswith("BTF") else None
-            raise GuestError(f"the kernel has no {name}", hint=hint)
+            raise GuestError(f"the kernel has no {name}", hint=_NO_TYPES if name.endswith("BTF") else None)
         link[name] = address
     text = link["_text"]
     symbols = there.moved(text - LINK_BASE)
     size = link["__stop_BTF"] - link["__start_BTF"]
     if not 0 < size <= _MAX_BTF or not text < link["linux_banner"] < link["_end"]:
         raise GuestError("the symbols contradict each other")
+    found, broken = False, None
     first = max(0, table.token_table - (link["_end"] - text)) // _ALIGN * _ALIGN
     for base in range(first, table.token_table, _ALIGN):
         banner = read_lenient(memory, base + link["linux_banner"] - text, _MAX_BANNER)
         if banner.startswith(_BANNER):
             try:
                 types = btf.Btf(memory.read(base + link["__start_BTF"] - text, size))
-            except GuestError:
+            except GuestError as error:
+                broken = error.what
                 continue
+            found = True
             yield base, Profile("", _text(banner), symbols, types)
+    if broken and not found:
+        raise GuestError(f"the kernel's types cannot be read: {broken}", hint=_NO_TYPES)
 
 
 def _text(banner: bytes) -> str:

@@ -141,6 +141,9 @@ class Monitor:
         if self.prepared is not None:
             return self.prepared
         known = None
+        check_traps = getattr(self.source, "check_traps", None)
+        if check_traps is not None:
+            check_traps()
         guard = getattr(self.source, "guard", None)  # none is needed where nobody waits, as in a recording
         if self._guarded and guard is not None:
             guard()  # it starts while the kernel is looked for

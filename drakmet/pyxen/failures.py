@@ -14,7 +14,7 @@ _NO_XEN = (
     "boot Xen, or load them."
 )
 _NO_DOMAIN = "There is no such guest: `xl list` shows those that run."
-_NO_ALTP2M = (
+NO_ALTP2M = (
     'Put altp2m="external" into the guest\'s configuration and start it anew; Xen itself must be booted with altp2m=1, '
     "on an Intel CPU (altp2m does not exist on AMD)."
 )
@@ -43,10 +43,10 @@ _HINTS: dict[tuple[str, int], str] = {
     ("xenforeignmemory_open", errno.ENOENT): _NO_XEN,
     ("xs_open", errno.ENOENT): "xenstored does not run: start it (systemctl start xenstored), or run drakmet in dom0.",
     ("xs_open", errno.ECONNREFUSED): "xenstored does not run: start it (systemctl start xenstored).",
-    ("xc_altp2m_", errno.EOPNOTSUPP): _NO_ALTP2M,
-    ("xc_altp2m_", errno.ENODEV): _NO_ALTP2M,
-    ("xc_altp2m_", errno.EINVAL): _NO_ALTP2M,
-    ("xc_altp2m_", errno.ENOSYS): _NO_ALTP2M,
+    ("xc_altp2m_", errno.EOPNOTSUPP): NO_ALTP2M,
+    ("xc_altp2m_", errno.ENODEV): NO_ALTP2M,
+    ("xc_altp2m_", errno.EINVAL): NO_ALTP2M,
+    ("xc_altp2m_", errno.ENOSYS): NO_ALTP2M,
     (
         "xc_altp2m_create_view",
         errno.EINVAL,

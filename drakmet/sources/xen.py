@@ -23,6 +23,8 @@ from drakmet.pyxen import (
     Xenstore,
 )
 from drakmet.pyxen.claim import Claim
+from drakmet.pyxen.control import HVM_PARAM_ALTP2M
+from drakmet.pyxen.failures import NO_ALTP2M
 from drakmet.pyxen.recovery import Journal, abandoned, recover
 from drakmet.pyxen.session import ExtraFrames
 from drakmet.sources.base import About
@@ -114,6 +116,15 @@ class XenSource:
     def altp2m(self) -> Altp2m:
         """Return the domain's views."""
         return Altp2m(self.control, self.domid)
+
+    def check_traps(self) -> None:
+        """Raise `UsageError` if Xen would refuse to set traps in this guest, before anything else costs time."""
+        if not self.control.hvm_param(self.domid, HVM_PARAM_ALTP2M):
+            raise UsageError(
+                "the guest cannot be watched: it was started without altp2m",
+                where=self.uri,
+                hint=NO_ALTP2M + " `drakmet scan` needs none of that.",
+            )
 
     def guard(self) -> None:
         """Start the process that frees the guest should this one die; it is ready when `monitor` needs it."""

@@ -179,3 +179,15 @@ def test_a_wrong_build_id_is_not_believed() -> None:
 def test_memory_without_a_kernel_says_so() -> None:
     with pytest.raises(GuestError, match="no running Linux kernel"):
         kernel.find(SparseMemory({0: bytes(4096)}))
+
+
+def test_a_kernel_whose_types_are_gone_says_which_kernels_can_be_read() -> None:
+    guest_image = image("6.1")
+    found = guest_image.kernel
+    types = found.gpa(found.address("__start_BTF"))
+    page = bytearray(guest_image.memory.pages[types >> 12])
+    page[types & 4095 : (types & 4095) + 2] = b"\0\0"
+    without = SparseMemory({**guest_image.memory.pages, types >> 12: bytes(page)}, guest_image.memory.size)
+    with pytest.raises(GuestError, match="the kernel's types cannot be read") as caught:
+        kernel.find(without)
+    assert "CONFIG_DEBUG_INFO_BTF" in (caught.value.hint or "")
