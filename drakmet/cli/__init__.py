@@ -16,6 +16,7 @@ from drakmet.errors import DrakmetError, ExitCode
 _COMMANDS = {
     "coverage": ("coverage:coverage", "Say what was seen, and each gap with its reason."),
     "demo": ("demo:demo", "Show the main job on a Xen host of its own, in an emulator."),
+    "diff": ("diff:diff", "Say what is new, gone or changed between two looks."),
     "doctor": ("doctor:doctor", "Say what this machine can watch, and what it lacks."),
     "export": ("export:export", "Write records in the forms that other tools read."),
     "identity": ("identity:identity", "Name code pages by package and version."),

@@ -98,6 +98,11 @@ class Reader:
             raise
         self._guard = Guard(self._connection)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the tables of records."""
+        return frozenset(self._tables)
+
     def tables(self) -> list[TableInfo]:
         """Return the tables of records in the order of the alphabet, with their documentation and numbers of rows."""
         try:
