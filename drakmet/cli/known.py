@@ -36,9 +36,10 @@ def rules_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def known_records(directories: Iterable[Path] = ()) -> list[type[Record]]:
-    """Return the record classes of the plugins (bundled, installed, in the directories), of scans, and of DRAKVUF."""
+    """Return the record classes of the plugins (bundled, installed, in the directories), scans, fleets, and DRAKVUF."""
     from drakmet.drakvuf.tables import RECORDS
+    from drakmet.fleet.records import FleetHost
     from drakmet.plugins import load_plugins
     from drakmet.scan.records import SCAN_RECORDS
 
-    return [*load_plugins(directories).records, *SCAN_RECORDS, *RECORDS]
+    return [*load_plugins(directories).records, *SCAN_RECORDS, FleetHost, *RECORDS]
