@@ -170,6 +170,46 @@ def status(run: Path, output: Format) -> None:
     raise SystemExit(ExitCode.PARTLY if opened.left() else ExitCode.CLEAN)
 
 
+@fleet.command("diff")
+@click.argument("before", metavar="RUN1", type=_PATH)
+@click.argument("after", metavar="RUN2", type=_PATH)
+@click.option("--kind", "kinds", multiple=True, help="only this kind, such as process or finding (repeatable)")
+@output_options
+def diff(before: Path, after: Path, kinds: tuple[str, ...], output: Format) -> None:
+    """Say what is new, gone or changed between two runs: processes, versions, findings and all else.
+
+    Guests of a host that one of the runs could not read are "not known", with what was wrong with the host.
+
+    Ends with 1 if there is a new finding, with 3 if something is not known.
+
+    \b
+    Example:
+      drakmet fleet diff monday tuesday
+      drakmet fleet diff monday tuesday --kind process --kind finding --json
+    """
+    from drakmet.fleet.runs import Run
+    from drakmet.report.diff import COLUMNS, Side, compare
+    from drakmet.report.facts import KINDS
+    from drakmet.store import Reader
+
+    if wrong := set(kinds) - {"guest", *KINDS}:
+        raise UsageError(f"{wrong.pop()!r} is no kind", hint=f"Kinds: {', '.join(['guest', *KINDS])}.")
+    runs = Run.open(before), Run.open(after)
+    with Reader(runs[0].database) as old, Reader(runs[1].database) as new:
+        rows = [change.row for change in compare(Side(old), Side(new), kinds or None)]
+    missing = {"gone": runs[1].missing(), "new": runs[0].missing()}
+    for row in rows:
+        if row["kind"] == "guest" and (why := missing.get(row["change"], {}).get(row["host"])):
+            row |= {"change": "not known", "note": why}
+    if rows or output is not Format.TABLE:
+        emit(rows, COLUMNS, output)
+    else:
+        click.echo("nothing is different")
+    if any(row["kind"] == "finding" and row["change"] == "new" for row in rows):
+        raise SystemExit(ExitCode.FINDINGS)
+    raise SystemExit(ExitCode.PARTLY if any(row["change"] == "not known" for row in rows) else ExitCode.CLEAN)
+
+
 def _run(options: dict[str, Any], passwords: dict[str, str]) -> Run:
     """Return the run that is meant: one to go on with, or a new one over the hosts that Ansible finds."""
     from drakmet.fleet.play import list_hosts

@@ -84,23 +84,24 @@ def read_result(packed: Path, records: Iterable[type[Record]], *, most: int) -> 
         try:
             with contextlib.closing(_open(work)) as connection:
                 columns = dict(_tables(connection, records))
+            _refer_to_own(columns)
             head = _verified(work)
         except (sqlite3.Error, sqlite3.Warning, ValueError, RecursionError) as error:
             # Python's own reading of text that is no UTF-8 is an error of SQLite's as well.
             raise BrokenResultError(f"it cannot be read: {error}") from error
-    _refer_to_own(columns)
     return Result(columns, size, digest, head)
 
 
 def _unpack(packed: Path, work: Path, most: int) -> tuple[int, str]:
     try:
-        handle = os.open(packed, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(packed, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise BrokenResultError(f"no file came: {error.strerror}") from error
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(handle)
+        raise BrokenResultError("what came is no file")
     with os.fdopen(handle, "rb") as raw:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise BrokenResultError("what came is no file")
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
         raw.seek(0)
         with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:  # noqa: PTH123 - a handle

@@ -126,6 +126,14 @@ class Run:
             found.setdefault(row["host"], []).append(row["source"])
         return found
 
+    def missing(self) -> dict[str, str]:
+        """Return why hosts could not be read, or not wholly, by their names."""
+        return {
+            row["name"]: f"{row['outcome']}: {row['reason']}" if row.get("reason") else row["outcome"]
+            for row in self.rows()
+            if row["outcome"] not in ("done", "gaps")
+        }
+
     def places(self) -> dict[int | None, str]:
         """Return host and guest of each session, for people."""
         return {row["session"]: f"{row['host']} {row['source']}" for row in self._select(_PLACES)}
