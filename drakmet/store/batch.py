@@ -16,8 +16,10 @@ import itertools
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.structs import astuple
 
+from drakmet.records import to_unsigned
 from drakmet.store.schema import json_text, quote, signed
 
 if TYPE_CHECKING:
@@ -61,16 +63,32 @@ class Inserter:
     def insert_columns(self, connection: sqlite3.Connection, columns: Mapping[str, Sequence[Any]], rows: int) -> None:
         """Insert rows that are given column by column; what is left out is null."""
         nothing = [None] * rows
-        self._insert(connection, (columns.get(column.name, nothing) for column in self.table.columns), rows)
+        every = (columns.get(column.name, nothing) for column in self.table.columns)
+        self._insert(connection, every, rows, kept=True)
 
-    def _insert(self, connection: sqlite3.Connection, every: Iterable[Sequence[Any]], rows: int) -> None:
+    def records_of(self, columns: Mapping[str, Sequence[Any]]) -> list[Record]:
+        """Return the records whose rows are given column by column, as they are kept."""
+        meant = {
+            column.name: to_unsigned if column.is_address else msgspec.json.decode
+            for column in self.table.columns
+            if column.is_address or column.is_json
+        }
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        return [
+            self.table.record(**{n: meant[n](v) if n in meant and v is not None else v for n, v in row.items()})
+            for row in rows
+        ]
+
+    def _insert(
+        self, connection: sqlite3.Connection, every: Iterable[Sequence[Any]], rows: int, *, kept: bool = False
+    ) -> None:
         places: list[int] = []
         columns: list[Iterable[Any]] = []
         for place, column in enumerate(every):
             # The first value is looked at first, as comparing a column of numbers with None is slow.
             if column[0] is None and column.count(None) == rows:
                 continue
-            turn = self._turn.get(place)
+            turn = None if kept else self._turn.get(place)
             places.append(place)
             columns.append(turn(column) if turn else column)
         width, chosen = len(places), tuple(places)

@@ -116,9 +116,7 @@ class Writer:
             except faults.ROW_FAULTS:
                 rows = len(batch)
                 for record, columns in self._columns:
-                    made = [
-                        record(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
-                    ]
+                    made = self._tables[record].records_of(columns)
                     by_class.setdefault(self._tables[record], []).extend(made)
                     rows += len(made)
                 with self._transaction(_QUARANTINE_TABLE, *self._touched(by_class)):

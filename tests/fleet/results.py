@@ -31,8 +31,8 @@ def write(path: Path, *, guests: int = 2, processes: int = 3) -> Path:
                 common = {"session": opened.session, "time": 5}
                 writer.put(Process(id=row, pid=pid, comm=f"c{pid}", life=row, parent=opened.next_process, **common))
                 writer.put(OpenFile(process=row, fd=pid, path=f"/web{number}/{pid}", **common))
-            seen = ["list", "idr"]
-            writer.put(HiddenObject(session=opened.session, time=6, kind="process", name="x", seen_in=seen))
+            about = {"kind": "process", "name": "x", "address": (1 << 64) - 4096, "seen_in": ["list", "idr"]}
+            writer.put(HiddenObject(session=opened.session, time=6, **about))
             tables = ["process", "open_file"]
             writer.put(Coverage(session=opened.session, plugin="scan", trap="t", tables=tables, begin=1, end=2))
             writer.end_session(opened.session, "done")

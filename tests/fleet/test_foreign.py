@@ -120,6 +120,8 @@ def test_results_are_merged_under_free_numbers_and_chained(tmp_path: Path, packe
             assert result.count(Process) == number * (number + 1)
     assert not verify(database).faults
     with closing(sqlite3.connect(database)) as connection:
+        hidden = connection.execute("SELECT DISTINCT address, seen_in FROM hidden_object").fetchall()
+        assert hidden == [(-4096, '["list","idr"]')]
         rows = connection.execute(
             "SELECT h.name, g.name, p.pid, f.path, p.life - p.id, p.parent IN"
             " (SELECT id FROM process q WHERE q.session = p.session AND q.pid = 0)"

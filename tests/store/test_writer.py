@@ -441,3 +441,20 @@ def test_batches_of_every_size_and_pattern_keep_order_and_values(batch: list[dic
     expected = [tuple(inserter.table.to_row(record)) for record in records]
     assert connection.execute(f"SELECT {', '.join(names)} FROM sample ORDER BY id").fetchall() == expected  # noqa: S608
     connection.close()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_columns_are_given_as_they_are_kept(path: Path, broken: bool) -> None:
+    columns = {
+        "session": [1, 1, 1],
+        "address": [-4096, 4096, None],
+        "words": ['["a","b"]', None, "[]"],
+        "flag": [1, 0, None],
+        "size": [1, 1 << 70 if broken else 2, 3],
+    }
+    with Writer(path, [Sample]) as writer:
+        writer.put_columns(Sample, columns)
+        writer.flush()
+        assert writer.quarantined == broken
+    kept = rows(path, "SELECT address, words, flag, size FROM sample ORDER BY id")
+    assert kept == [(-4096, '["a","b"]', 1, 1), (4096, None, 0, None if broken else 2), (None, "[]", None, 3)]
