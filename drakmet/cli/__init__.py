@@ -28,6 +28,7 @@ _COMMANDS = {
     "query": ("data:query", "Ask a drakmet file in SQL, read-only."),
     "record": ("watch:record", "Record what a guest does, to replay it later."),
     "replay": ("watch:replay", "Run plugins and rules over a recording."),
+    "report": ("report:report", "Make one HTML page of what a file tells."),
     "rescue": ("rescue:rescue", "Free a guest that a monitor left hanging."),
     "rules": ("rules:rules", "List, check, test and run rules."),
     "scan": ("scan:scan", "Read what is in guests' memory now, without traps."),

@@ -65,7 +65,7 @@ class Node:
 
 def trees(reader: Reader, session: int | None = None) -> list[Node]:
     """Return the processes that have no known parent, in the order in which they were seen."""
-    return _Forest(reader, session).roots()
+    return Forest(reader, session).roots()
 
 
 def walk(roots: list[Node]) -> Iterator[tuple[int, Node]]:
@@ -77,7 +77,7 @@ def walk(roots: list[Node]) -> Iterator[tuple[int, Node]]:
         waiting += [(depth + 1, child) for child in reversed(node.children)]
 
 
-class _Forest:
+class Forest:
     """All processes of a file, or of one session."""
 
     def __init__(self, reader: Reader, session: int | None) -> None:
@@ -97,6 +97,10 @@ class _Forest:
         self._ends()
         self._link()
         return [node for node in self._nodes.values() if node.parent is None]
+
+    def node(self, row: int | None) -> Node | None:
+        """Return the process that a row of the table process is about, after `roots`."""
+        return None if row is None else self._of_row.get(row)
 
     def _rows(self, table: str, *columns: str) -> Iterator[dict[str, Any]]:
         if table not in self._tables:
