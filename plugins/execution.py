@@ -24,6 +24,7 @@ class ProcessStart(EventRecord):
     euid: Annotated[int | None, "effective user id that the program runs with: another than uid for a setuid program"]
     memfd: Annotated[bool | None, "whether the file is in memory only (memfd_create)"]
     deleted: Annotated[bool | None, "whether the file's name was removed before"]
+    command_line: Annotated[str | None, "Windows: the command line as it was given, which argv is taken from"] = None
 
 
 class ProcessFork(EventRecord):

@@ -14,6 +14,7 @@ from drakmet.cli.known import rules_option
 from drakmet.cli.output import Format, emit, output_options, printable
 from drakmet.cli.rules_about import coverage, explain
 from drakmet.cli.rules_check import check, fmt, new, schema, test
+from drakmet.cli.rules_import import import_rules
 from drakmet.errors import ExitCode, UsageError
 from drakmet.rules import RuleSet, State, bundled, judge, load_rules
 from drakmet.rules.format import LEVELS
@@ -181,5 +182,5 @@ def _no_rule(rule_id: str, loaded: RuleSet) -> UsageError:
     return UsageError(f"there is no rule {rule_id}", hint=did_you_mean(rule_id, [rule.id for rule in loaded.rules]))
 
 
-for _command in (check, coverage, explain, fmt, new, schema, test):
+for _command in (check, coverage, explain, fmt, import_rules, new, schema, test):
     rules.add_command(_command)

@@ -75,13 +75,14 @@ class Windows:
             child_tid=_number(fields.get("NewTid")),
             thread=False,
         )
-        lost = [name for name, value in (("path", path), ("argv", command)) if value is None]
+        lost = [name for name, value in (("path", path), ("argv", command), ("command_line", command)) if value is None]
         self._make(
             "process_start",
             event,
             ",".join([*lost, "uid", "euid", "deleted"]),
             path=path,
             argv=None if command is None else arguments(unescaped(command)),
+            command_line=None if command is None else unescaped(command),
             cwd=_text(fields, "CWD"),
             pid=pid,
             memfd=False,

@@ -7,8 +7,10 @@ and never raise: what they look at was written by a guest.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
+import importlib.util
 import ipaddress
 import json
 import re
@@ -28,6 +30,8 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LONGEST = 16 << 20
 _MOST_TRIMMED = 1_000
 _LONGEST_ADDRESS = 64
+_LONGEST_PATTERN = 10_000
+_MOST_MEMORY_OF_PATTERN = 8 << 20
 _MOST_SECONDS = 2**63 // 10**9
 _DURATION = re.compile(r"(\d{1,6})(ms|s|m|h|d)")
 _UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
@@ -100,6 +104,41 @@ def in_domain(name: object, domain: object) -> int | None:
     return int(name == domain or name.endswith("." + domain))
 
 
+def casefold(text: object) -> str | None:
+    """Return a text in the form in which capital letters do not matter, those of all alphabets."""
+    return text.casefold() if isinstance(text, str) else None
+
+
+def matches(text: object, pattern: object) -> int | None:
+    """Tell whether a regular expression (RE2's) is found in what guest text stands for; NULL if it is none."""
+    if not isinstance(text, str) or not isinstance(pattern, str):
+        return None
+    expression = regular_expression(pattern)
+    if expression is None:
+        return None
+    if "\\" in text:
+        with contextlib.suppress(UsageError):
+            text = unescape(text).decode("utf-8", "replace")
+    return int(expression.search(text) is not None)
+
+
+@functools.lru_cache(maxsize=4096)
+def regular_expression(pattern: str) -> Any:
+    """Return a compiled regular expression that searches in linear time and bounded memory, None for what is none.
+
+    Raises `ImportError` without google-re2.
+    """
+    import re2
+
+    options = re2.Options()
+    options.max_mem = _MOST_MEMORY_OF_PATTERN
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options) if len(pattern) <= _LONGEST_PATTERN else None
+    except re2.error:
+        return None
+
+
 def utc(nanoseconds: object) -> str | None:
     """Return a time as ``2026-11-23T10:15:00.123456Z``."""
     if not isinstance(nanoseconds, int):
@@ -160,16 +199,19 @@ def rtrim(text: object, characters: object = " ") -> str | None:
 FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "argv_text": (argv_text, 1),
     "basename": (basename, 1),
+    "casefold": (casefold, 1),
     "dirname": (dirname, 1),
     "guest_bytes": (guest_bytes, 1),
     "hex_address": (hex_address, 1),
     "in_domain": (in_domain, 2),
     "ip_in": (ip_in, 2),
     "ip_public": (ip_public, 1),
+    "matches": (matches, 2),
     "seconds": (seconds, 1),
     "utc": (utc, 1),
 }
 
+_NEEDING_RE2 = frozenset(("matches",))
 
 # SQLite's own take a time that grows with the product of the lengths, and nothing can stop them meanwhile.
 _INSTEAD: tuple[tuple[str, Callable[..., Any], int], ...] = (
@@ -182,6 +224,8 @@ _INSTEAD: tuple[tuple[str, Callable[..., Any], int], ...] = (
 def register(connection: sqlite3.Connection) -> None:
     """Give a connection the functions, and some of SQLite's in a form that no text can slow down."""
     for name, (function, arguments) in FUNCTIONS.items():
+        if name in _NEEDING_RE2 and not importlib.util.find_spec("re2"):
+            continue  # a rule that calls it is then told of, instead of finding nothing
         connection.create_function(name, arguments, function, deterministic=True)
     for name, function, arguments in _INSTEAD:
         connection.create_function(name, arguments, function, deterministic=True)
