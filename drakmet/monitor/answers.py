@@ -48,6 +48,11 @@ class Answers:
         self._changed = changed
         self._writing: dict[int, tuple[int, bool]] = {}
 
+    @property
+    def writing(self) -> bool:
+        """Whether the guest is let write to a frame that has a copy, and has not told yet that it has done so."""
+        return bool(self._writing)
+
     def choose(self, place: Place, gpa: int) -> None:
         """Set how a place's hits go on, from what the guest has there now."""
         how = choose(self._shadows.original(gpa))

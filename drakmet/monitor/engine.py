@@ -11,13 +11,16 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from drakmet.errors import DrakmetError, XenError
+from drakmet.errors import DrakmetError, GuestError, XenError
+from drakmet.guest.paging import AddressSpace
+from drakmet.monitor import unnoticed
 from drakmet.monitor.answers import Answers
 from drakmet.monitor.armed import Place
 from drakmet.monitor.loop import make_batch
 from drakmet.monitor.shadow import Shadows
 from drakmet.monitor.undo import Undo
 from drakmet.pyxen import HOST_VIEW, Access
+from drakmet.pyxen.layout import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,12 +29,16 @@ if TYPE_CHECKING:
     from drakmet.guest.linux import LinuxGuest
     from drakmet.guest.memory import PhysicalMemory
     from drakmet.monitor.dispatch import Hits
+    from drakmet.monitor.unnoticed import Change
     from drakmet.pyxen import Altp2m, Channel, Control, DomainInfo, ExtraFrames, ForeignMap, Monitor, Ring
 
 _SPARE: Final = 48
 """Shadow frames beyond those of the functions, for the places that calls of them return to."""
 _SINGLESTEP: Final = 1 << 2  # xen/domctl.h, XEN_DOMCTL_MONITOR_EVENT_SINGLESTEP
 _DRAINS: Final = 64
+_NOWHERE: Final = -1
+_UNKNOWN: Final = -2
+"""In the place of the guest-physical address of a place without breakpoint: nothing is mapped there, or it was not."""
 
 
 class Domain(Protocol):
@@ -91,6 +98,8 @@ class Engine:
         self._gpas: dict[int, int] = {}
         self._window: ForeignMap | None = None
         self._forget: Callable[[], object] | None = None
+        # Not the guest view's own: what is read here is nothing that a recording has to tell a replay.
+        self._space = AddressSpace(domain.memory, guest.kernel.cr3, guest.kernel.levels)
 
     @property
     def shadow_frames(self) -> int:
@@ -116,7 +125,7 @@ class Engine:
         self, places: dict[int, Place], hits: Hits, registers: set[str], note: Callable[..., None] | None
     ) -> None:
         control, domid, undo = self._control, self._domid, self._undo
-        gpas = {address: self._guest.kernel.gpa(address) for address in places}
+        gpas = {address: self.where(address) for address in places}
         # The ring first: it is what tells that another monitor has the guest.
         monitor = self.domain.monitor()
         undo.add("event ring", monitor.close)
@@ -144,7 +153,10 @@ class Engine:
             self._gpas[address] = gpas[address]
             self.places[address] = place
             answers.choose(place, gpas[address])
-        self.batch = make_batch(monitor.ring, channel.hand_over, self.places, hits, registers, answers.other, note)
+        full = self._ring_full if control.domain(domid).vcpus > SLOTS else None
+        self.batch = make_batch(
+            monitor.ring, channel.hand_over, self.places, hits, registers, answers.other, note, full
+        )
         undo.add("guest in the view", lambda: self._leave_view(monitor))
         begun = time.monotonic_ns()
         with control.paused(domid):
@@ -235,7 +247,7 @@ class Engine:
             place.site, place.read = True, None
             return True
         try:
-            gpa = self._guest.kernel.gpa(address)
+            gpa = self.where(address)
             self._arm(gpa)
         except DrakmetError:
             return False
@@ -248,16 +260,26 @@ class Engine:
     def add(self, place: Place) -> None:
         """Arm a function's entry again."""
         if place.address not in self.places:
-            gpa = self._guest.kernel.gpa(place.address)
-            self._arm(gpa)
-            self._gpas[place.address] = gpa
-            self._choose(place, gpa)
             self.places[place.address] = place
+            self._gpas[place.address] = _UNKNOWN
+            self._put(place, self._where(place.address))
 
     def remove(self, place: Place) -> None:
         """Take a function's entry out; it stays if calls return there."""
-        if not place.site and self.places.pop(place.address, None) is not None and self._shadows is not None:
-            self._shadows.disarm(self._gpas.pop(place.address))
+        if not place.site and self.places.pop(place.address, None) is not None:
+            self._disarm(self._gpas.pop(place.address))
+
+    def _put(self, place: Place, gpa: int) -> bool:
+        """Give a place that has none its breakpoint, if something is mapped there; tell whether it has it."""
+        if gpa < 0:
+            return False
+        try:
+            self._arm(gpa)
+        except XenError:
+            return False
+        self._gpas[place.address] = gpa
+        self._choose(place, gpa)
+        return True
 
     def _arm(self, gpa: int) -> None:
         assert self._shadows is not None  # noqa: S101  # traps are added while attached
@@ -268,17 +290,63 @@ class Engine:
         with self._control.paused(self._domid):
             self._shadows.arm(gpa)
 
+    def _disarm(self, gpa: int) -> None:
+        if gpa >= 0 and self._shadows is not None:
+            self._shadows.disarm(gpa)
+
     def _choose(self, place: Place, gpa: int) -> None:
         assert self._answers is not None  # noqa: S101  # traps are added while attached
         self._answers.choose(place, gpa)
 
     def _on_changed(self, gpas: list[int]) -> None:
         """The guest rewrote instructions that have breakpoints: go on another way from now on."""
-        if gpas and self._answers is not None:
-            changed = set(gpas)
-            for address, gpa in self._gpas.items():
-                if gpa in changed and address in self.places:
-                    self._answers.choose(self.places[address], gpa)
+        if self._answers is not None:
+            for place, gpa in self._at(gpas):
+                self._answers.choose(place, gpa)
+
+    def _at(self, gpas: list[int]) -> list[tuple[Place, int]]:
+        changed = set(gpas)
+        return [
+            (self.places[address], gpa)
+            for address, gpa in self._gpas.items()
+            if gpa in changed and address in self.places
+        ]
+
+    def where(self, address: int) -> int:
+        """Return the guest-physical address of a kernel address; `GuestError` if nothing is mapped there."""
+        return self._space.translate(address)
+
+    def _where(self, address: int) -> int:
+        try:
+            return self.where(address)
+        except GuestError:
+            return _NOWHERE
+
+    def look(self) -> list[Change]:
+        """See that each breakpoint is where its place is, and that each copy has what the guest has; put it right.
+
+        Return the places of which that was not so, each with what has happened. It costs a walk through the page
+        tables a place, and a comparison a frame.
+        """
+        if self._shadows is None or self._answers is None or self._answers.writing:
+            return []
+        changed = self._shadows.refresh_all()
+        self._on_changed(changed)
+        found = [(place, unnoticed.WRITTEN) for place, _ in self._at(changed)]
+        for address, place in list(self.places.items()):
+            before, now = self._gpas[address], self._where(address)
+            if now == before:
+                continue
+            self._disarm(before)
+            self._gpas[address] = _NOWHERE
+            if self._put(place, now):
+                found.append((place, unnoticed.BACK if before < 0 else unnoticed.MOVED))
+            elif before != _NOWHERE:
+                found.append((place, unnoticed.GONE))
+        return found
+
+    def _ring_full(self) -> None:
+        self.events[unnoticed.RING_FULL] = self.events.get(unnoticed.RING_FULL, 0) + 1
 
     def alive(self) -> bool:
         """Tell whether the guest is still there."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from drakmet.monitor.armed import ArmedTrap, Prepared
     from drakmet.monitor.dispatch import Hits
     from drakmet.monitor.engine import Domain
+    from drakmet.monitor.unnoticed import Change
 
 _SWITCH: Final = 0.001
 """Seconds after which another thread has to give way to the loop: a vCPU may be waiting."""
@@ -147,6 +148,10 @@ class LiveDriver:
             trap.place.traps.remove(trap)
         if not trap.place.traps:
             self.engine.remove(trap.place)
+
+    def look(self) -> list[Change]:
+        """Put right what no event told of; return what that was."""
+        return self.engine.look()
 
     def stop(self) -> None:
         """End `run` at the next tick."""

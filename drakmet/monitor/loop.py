@@ -50,17 +50,20 @@ def make_batch(
     registers: set[str],
     other: Callable[[int, Any, int], None],
     note: Callable[..., None] | None,
+    full: Callable[[], None] | None = None,
 ) -> Callable[[], int]:
     """Return the function that handles every event in the ring and returns how many there were.
 
     While more come as soon as some are answered, it goes on for a while. ``other(slot, registers, time)`` answers
-    events that are no hit of a place. ``note`` is told of each hit when all of it was read, for a recording.
+    events that are no hit of a place. ``note`` is told of each hit when all of it was read, for a recording. ``full``
+    is called when there was no room for more in the ring.
     """
     unpack_all, all_registers = read_all = make_reader(set(ALWAYS) | (registers - {"current"}))
     make = tuple.__new__
     ints, words, data = ring.ints, ring.words, ring.data
     find, enter, leave, finish = places.get, hits.enter, hits.leave, hits.finish
     asked, answered, slots, last_slot = REQ_PROD, RSP_PROD, SLOT_PLACES, len(SLOT_PLACES) - 1
+    most = last_slot if full is not None else _M32
 
     def equip(place: Place) -> Read:
         """Choose what is read at this place: of what returns there, any function's fetchers may want anything."""
@@ -105,6 +108,8 @@ def make_batch(
             count += taken - before & _M32
             ints[answered] = taken
             notify()
+            if taken - before & _M32 > most:
+                full()  # type: ignore[misc]  # it is there where ``most`` is small
             if hits.later:
                 finish()
         return count

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from drakmet.monitor.armed import ArmedTrap, Place, Prepared
     from drakmet.monitor.dispatch import Hits
+    from drakmet.monitor.unnoticed import Change
     from drakmet.sources.recording import Moment
     from drakmet.sources.replay import ReplaySource
 
@@ -104,6 +105,10 @@ class ReplayDriver:
         """Take a trap out."""
         if trap in trap.place.traps:
             trap.place.traps.remove(trap)
+
+    def look(self) -> list[Change]:
+        """What changes without an event is not in a recording."""
+        return []
 
     def stop(self) -> None:
         """End `run`."""

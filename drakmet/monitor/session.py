@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import contextlib
+import itertools
+from typing import TYPE_CHECKING, Any, Final
 
 from drakmet.errors import DrakmetError, GuestError, UsageError
 from drakmet.guest.linux import LinuxGuest
@@ -13,12 +15,13 @@ from drakmet.monitor.dispatch import Hits
 from drakmet.monitor.faults import Faults
 from drakmet.monitor.filters import Filters
 from drakmet.monitor.live import LiveDriver
-from drakmet.monitor.outcomes import CUT_SHORT
+from drakmet.monitor.outcomes import CUT_SHORT, DONE
 from drakmet.monitor.processes import Processes
 from drakmet.monitor.recorder import WatchRecorder
 from drakmet.monitor.replaying import ReplayDriver
 from drakmet.monitor.returns import Returns
 from drakmet.monitor.statistics import Statistics, TrapStatistics
+from drakmet.monitor.unnoticed import Unnoticed
 from drakmet.monitor.values import settle
 from drakmet.records import CoverageKind
 from drakmet.sources.replay import ReplaySource
@@ -31,49 +34,15 @@ if TYPE_CHECKING:
 
     from drakmet.guest.kernel import Kernel
     from drakmet.monitor.armed import ArmedTrap, Prepared
+    from drakmet.monitor.driver import Driver
     from drakmet.monitor.plugin import Plugin
     from drakmet.records import Process, Record
     from drakmet.sources.base import Source
     from drakmet.traps import Sink
 
 
-class Driver(Protocol):
-    """What moves a watch: a running domain, or a recording."""
-
-    batches: int
-
-    def now(self) -> int:
-        """Return the time that rows carry, in nanoseconds since 1970."""
-
-    def learn(self, address: int) -> bool:
-        """Arm a place that calls return to."""
-
-    def attach(self, prepared: Prepared, hits: Hits, note: Callable[..., None] | None) -> None:
-        """Arm everything."""
-
-    def pump(self) -> None:
-        """Handle what waits already."""
-
-    def run(
-        self,
-        seconds: float | None,
-        tick: Callable[[], bool],
-        traps: list[ArmedTrap],
-        turn: Callable[[ArmedTrap, bool], None],
-    ) -> str:
-        """Handle hits; return how the watch ended."""
-
-    def arm(self, trap: ArmedTrap) -> None:
-        """Put a trap back."""
-
-    def disarm(self, trap: ArmedTrap) -> None:
-        """Take a trap out."""
-
-    def stop(self) -> None:
-        """End `run` soon."""
-
-    def detach(self) -> list[tuple[str, Exception]]:
-        """Take everything back; return what failed."""
+_LOOK: Final = 5
+"""Ticks between two looks at whether the guest's code is what and where it was."""
 
 
 class Monitor:
@@ -116,6 +85,7 @@ class Monitor:
         self._driver: Driver | None = None
         self._hits: Hits | None = None
         self._book: CoverageBook | None = None
+        self._unnoticed: Unnoticed | None = None
         self._faults: Faults | None = None
         self._processes: Processes | None = None
         self._returns: Returns | None = None
@@ -202,6 +172,7 @@ class Monitor:
             book.gap(identity.KEY, identity.TABLES, self.time, CoverageKind.NOT_ARMED, refusal)
         else:
             book.armed(identity.KEY, identity.TABLES, self.time)
+        self._unnoticed = Unnoticed(book, self._traps, self.time)
         for plugin in self.plugins:
             for collector in plugin.collectors:
                 self._collect(plugin.name, collector)
@@ -234,7 +205,11 @@ class Monitor:
         assert driver is not None  # noqa: S101  # attached before
         assert hits is not None  # noqa: S101  # attached before
 
+        ticks = itertools.count(1)
+
         def tick() -> bool:
+            if next(ticks) % _LOOK == 0:
+                self._look(driver)
             self.flush()
             return on_tick is None or on_tick(self.statistics) is not False
 
@@ -244,6 +219,10 @@ class Monitor:
             self.outcome = error.what if isinstance(error, DrakmetError) else type(error).__name__
             raise
         return self.outcome
+
+    def _look(self, driver: Driver) -> None:
+        if self._unnoticed is not None:
+            self._unnoticed.tell(driver.look(), driver.now())
 
     def stop(self) -> None:
         """End `run` at the next tick; safe in any thread and in a signal handler."""
@@ -255,6 +234,9 @@ class Monitor:
         driver, self._driver = self._driver, None
         if driver is None:
             return
+        if self.outcome == DONE:  # else the guest may be gone, or another's
+            with contextlib.suppress(DrakmetError):
+                self._look(driver)
         failed = driver.detach()
         paused = getattr(driver, "engine", None)
         now = driver.now()
@@ -262,7 +244,7 @@ class Monitor:
             if self._hits is not None:
                 self._hits.abandon(now)
             if self._book is not None:
-                self._tell_of_the_end(now)
+                self._tell_of_the_end(driver, now)
                 self._book.close_all(now)
             self._frozen = self._count(driver)
             self.flush()
@@ -277,12 +259,14 @@ class Monitor:
                 f"the guest could not be left as it was ({name}): {error}", where=self.source.uri
             ) from error
 
-    def _tell_of_the_end(self, now: int) -> None:
+    def _tell_of_the_end(self, driver: Driver, now: int) -> None:
         """Put into the coverage what traps did not see though they were armed, and that a watch was cut short."""
         assert self._book is not None  # noqa: S101  # its caller looked
         for trap in self._traps:
             for kind, reason, missed in trap.shortfalls(self._filters.told()):
                 self._book.partly(trap.key, trap.tables, (self.time, now), kind, reason, missed)
+        if self._unnoticed is not None:
+            self._unnoticed.tell_of_the_ring(self._count(driver).events, now)
         check = self._processes.identity if self._processes else None
         for missed, reason in (
             ((check.unchecked, "could not be read"), (check.untold, "were too many")) if check else ()

@@ -96,6 +96,7 @@ def explore(programs: tuple[list[Op], ...], batches: int, *, attaching: bool = F
             for _ in range(batches):
                 case.machine.turn()
                 case.engine.batch()
+                assert case.engine.look() == []  # whatever is under way, nothing happened unseen
             assert case.engine.detach() == []
             case.check()
         finally:
