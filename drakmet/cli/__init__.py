@@ -32,6 +32,7 @@ _COMMANDS = {
     "rescue": ("rescue:rescue", "Free a guest that a monitor left hanging."),
     "rules": ("rules:rules", "List, check, test and run rules."),
     "scan": ("scan:scan", "Read what is in guests' memory now, without traps."),
+    "serve": ("serve:serve", "Browse and query a file in Datasette."),
     "sign": ("evidence:sign", "Sign a file's chain of rows, or make a key for it."),
     "tables": ("data:tables", "Describe the tables that records are kept in."),
     "tree": ("tree:tree", "Show who started whom."),

@@ -18,6 +18,8 @@ _FIRST = (
     *("process_start", "file_open", "net_connect", "net_datagram", "dns_query", "file_write", "file_rename"),
     *("file_remove", "file_chmod", "file_chown", "net_listen", "net_bind", "process_exit", "process_fork", "file_map"),
 )
+_STATES = {"process_running"}
+"""What was there already when somebody began to look."""
 _COMMON = {"id", "session", "time", "vcpu", "process", "unreadable", "line", "tid", "event"}
 _TEXTS = {
     "process_start": ("path", "argv"),
@@ -67,7 +69,7 @@ class Timeline:
 
     def _span(self, table: str) -> tuple[int, int, int] | None:
         info = self._source.tables[table]
-        if not info.event or not info.rows:
+        if not info.event or not info.rows or table in _STATES:
             return None
         sql = (
             f"SELECT min(time) AS low, max(time) AS high, count(*) AS n FROM {quote(table)} WHERE :within AND time > 0"  # noqa: S608 - a table's own name

@@ -23,9 +23,13 @@ function hostName(guest) {
   return HOSTS.get(guest.host)?.name ?? null;
 }
 
+function kernelOf(guest) {
+  return guest.release ?? /^Linux version (\S+)/.exec(guest.kernel || "")?.[1] ?? guest.kernel;
+}
+
 function guestCard(guest) {
   const lines = [
-    ["Host", hostName(guest)], ["System", guest.os], ["Kernel", guest.release ?? guest.kernel],
+    ["Host", hostName(guest)], ["System", guest.os], ["Kernel", kernelOf(guest)],
     ["Built", guest.version], ["Host name", guest.hostname],
     ["Up for", guest.uptime == null ? null : duration(guest.uptime)],
     ["Memory", guest.memory == null ? null : `${bytes(guest.memory)} readable`], ["CPUs", guest.cpus],
@@ -44,7 +48,7 @@ function guestTable(rows) {
   return table("Guests", [
     { title: "Guest", get: (row) => row.name, show: (row) => button(text(row.name), () => setFilter({ guest: row.id }), { class: "link" }) },
     { title: "Host", get: hostName }, { title: "System", get: (row) => row.os },
-    { title: "Kernel", get: (row) => row.release ?? row.kernel },
+    { title: "Kernel", get: kernelOf },
     { title: "Findings", number: true, get: (row) => levelsOf(row).reduce((sum, [, rows]) => sum + rows, 0),
       show: (row) => el("span", { class: "levels" }, levelsOf(row).map(([level, rows]) => el("span", { class: `level ${level}` }, `${number(rows)} ${level}`))) },
     { title: "Up for", number: true, get: (row) => row.uptime ?? null, show: (row) => (row.uptime == null ? "–" : duration(row.uptime)) },

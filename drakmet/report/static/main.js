@@ -3,7 +3,7 @@
 
 function drawFilters(form) {
   const guest = el("select", { id: "guest", change: (event) => setFilter({ guest: event.target.value ? Number(event.target.value) : null }) },
-    el("option", { value: "" }, `All ${number(REPORT.guests.length)} guests`),
+    el("option", { value: "" }, REPORT.guests.length > 1 ? `All ${number(REPORT.guests.length)} guests` : "All guests"),
     REPORT.guests.map((one) => el("option", { value: one.id }, one.name)));
   let waiting = null;
   const words = el("input", { id: "words", type: "search", autocomplete: "off", spellcheck: "false", placeholder: "name, argument or pid",

@@ -28,11 +28,11 @@ function tiles() {
   const traps = new Set(REPORT.coverage.map((one) => `${one.session} ${one.plugin} ${one.trap}`)).size;
   const findings = Object.values(REPORT.levels).reduce((sum, one) => sum + one, 0);
   return [
-    tile("findings", findings, "Findings", el("span", { class: "levels" }, LEVELS.filter((level) => REPORT.levels[level]).map((level) =>
+    tile("findings", findings, "Findings", findings === 0 ? "none is stored" : el("span", { class: "levels" }, LEVELS.filter((level) => REPORT.levels[level]).map((level) =>
       el("span", { class: `level ${level}` }, `${number(REPORT.levels[level])} ${level}`)))),
     tile("guests", REPORT.guests.length, "Guests", `on ${count(REPORT.hosts.length, "host")}`),
     tile("processes", REPORT.processes_total, "Processes", REPORT.processes_total > REPORT.processes.length ? `${number(REPORT.processes.length)} shown` : "told apart by identity"),
-    tile("timeline", happened, "Events", count(REPORT.timeline.lanes.length, "kind")),
+    tile("timeline", happened, "Events", happened ? `of ${count(REPORT.timeline.lanes.length, "kind")}` : "nothing was watched"),
     tile("connections", REPORT.connections.length, "Connections", "process to other end"),
     tile("coverage", traps ? `${number(traps - unseen)} / ${number(traps)}` : "–", "Complete",
       !traps ? "coverage is not known" : unseen ? `${count(unseen, "trap")} with gaps` : "nothing was missed", unseen || !traps ? "warn" : "good"),

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Who started whom. A process is told by its identity: a pid that is used again is another one.
 
+function folder(one) {
+  const path = one.program || "";
+  const above = path.slice(0, path.length - (lastName(path) || "").length);
+  return above && el("span", { class: "folder", title: path }, text(above, "path"));
+}
+
 function processesPart() {
   const closed = new Set();
   const body = el("tbody");
@@ -45,7 +51,7 @@ function processesPart() {
         { class: "toggle", "aria-label": `${expanded ? "Close" : "Open"} what ${lastName(one.program) || "it"} started` })
       : el("span", { class: "toggle" });
     const ended = one.signal ? `signal ${one.signal}` : one.status === null ? (one.end === null ? "" : "ended") : `exit ${one.status}`;
-    const name = el("td", { class: "tree" }, toggle, processButton(one.id), one.findings > 0 && el("span", { class: "level high", title: "findings" }, count(one.findings, "finding")));
+    const name = el("td", { class: "tree" }, toggle, processButton(one.id, true), folder(one), one.findings > 0 && el("span", { class: "level high", title: "findings" }, count(one.findings, "finding")));
     name.style.setProperty("--depth", Math.min(depth - 1, 30));
     return el("tr", { "aria-level": depth, "aria-expanded": children ? String(expanded) : null, "data-process": one.id,
       class: chosen && !chosen.has(one.id) ? "faint" : null },

@@ -4,7 +4,7 @@
 const TITLES = {
   process_start: "Programs started", file_open: "Files opened", net_connect: "Connections", net_datagram: "Datagrams",
   dns_query: "DNS names asked", file_write: "Files written", file_rename: "Renamed", file_remove: "Removed", file_chmod: "Modes changed",
-  file_chown: "Owners changed", net_listen: "Listening begun", net_bind: "Sockets bound", process_exit: "Processes ended",
+  file_chown: "Owners changed", file_close: "Written and closed", net_listen: "Listening begun", net_bind: "Sockets bound", process_exit: "Processes ended",
   process_fork: "Processes made", file_map: "Code mapped",
 };
 const LANE = 46;
@@ -12,7 +12,7 @@ const LEFT = 168;
 const RIGHT = 12;
 
 function laneTitle(lane) {
-  return TITLES[lane.table] || lane.table.replaceAll("_", " ");
+  return TITLES[lane.table] || lane.table.replace(/^drakvuf_/, "DRAKVUF ").replaceAll("_", " ");
 }
 
 function timelinePart() {
@@ -81,7 +81,7 @@ function timelinePart() {
     const group = svg("g", { class: `lane lane-${at % 6}` });
     group.append(
       svg("line", { class: "base", x1: LEFT, x2: full - RIGHT, y1: top + LANE - 0.5, y2: top + LANE - 0.5 }),
-      svg("text", { class: "title", x: 0, y: top + 22 }, laneTitle(lane)),
+      svg("text", { class: "title", x: 0, y: top + 22 }, laneTitle(lane), svg("title", {}, lane.doc)),
       svg("text", { class: "unit", x: 0, y: top + 37 }, `${number(sum(values, from, to))} of ${number(lane.rows)}`),
       svg("text", { class: "tick", x: LEFT - 6, y: top + 15, "text-anchor": "end" }, number(most)),
       svg("text", { class: "tick", x: LEFT - 6, y: top + LANE - 2, "text-anchor": "end" }, "0"));
