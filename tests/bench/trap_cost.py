@@ -12,8 +12,11 @@ The shares come from samples of what the emulator executes during the rounds (se
 What a monitor cannot change, by an exact trace of a loop in C that does nothing but answer (Xen 4.17.7): 50,600
 instructions a hit, 47,600 of them Xen's. Of these, 28,000 go into telling the guest's vCPU, once as it stops and once
 as it goes on, how long it did not run: Linux asks for that in its own memory (the runstate area, in three parts), and
-for each part Xen walks the guest's page tables and for each of those its own. Another 3,600 go into finding the frame
-that the breakpoint is in. The same loop in Python takes 64,000.
+for each part Xen walks the guest's page tables and for each of those its own. Neither side can be told to leave that:
+Linux registers the area wherever it has Xen's clock (xen_setup_runstate_info) and asks for the marks that make three
+parts of it (VMASST_TYPE_runstate_update_flag); dom0 can change neither. Xen from 4.18 on can be given a frame in the
+place of an address (VCPUOP_register_runstate_phys_area), which Linux does not do yet. Another 3,600 go into finding the
+frame that the breakpoint is in. The same loop in Python takes 64,000.
 
 A C compiler is needed (gcc), and this checkout's drakmet in the environment.
 """

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs in the guest, in a mount namespace of its own whose root becomes the work's: strace tells what the work does.
 set -e
+rm -rf /root/truth.told
 mkdir -p /root/truth /root/truth.told
 mount -t tmpfs none /root/truth
 cd /root/truth

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lab.guests import PAIR, opening, pair
 from lab.watching import stored, watching
 from truth.compare import differences
 from truth.machine import TOOLS, programs
@@ -21,13 +22,18 @@ from drakmet.lab.client import Upload
 from drakmet.text import escape_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from drakmet.lab.client import Agent
     from drakmet.lab.hosts import Host
 
 pytestmark = pytest.mark.lab
 
 HERE = Path(__file__).parent
-EXECS = int(os.environ.get("DRAKMET_TRUTH_EXECS", "200"))
+EXECS = int(os.environ.get("DRAKMET_TRUTH_EXECS", "100"))
+"""Programs to start in all; two hundred were seen right, too."""
+MOST_PAUSED = 50_000_000
+"""Nanoseconds that the guest may be stopped to attach, and to detach."""
 
 
 def of(records: list[Any], table: str) -> list[Any]:
@@ -41,7 +47,14 @@ def whole(records: list[Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def straced(lab_host: Host, lab_guest: Agent, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def guest(lab_host: Host) -> Iterator[Agent]:
+    """Return the way into a guest whose two vCPUs work at once."""
+    with pair(lab_host) as booted:
+        yield booted
+
+
+@pytest.fixture(scope="module")
+def straced(lab_host: Host, guest: Agent, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return records, strace's files by thread, and the folder that was the work's root."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         pytest.skip(f"needs {', '.join(missing)}")
@@ -49,15 +62,15 @@ def straced(lab_host: Host, lab_guest: Agent, tmp_path_factory: pytest.TempPathF
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(programs(work), ".")
-    lab_guest.push(
+    guest.push(
         [
             Upload("/root/truth.tar", packed.getvalue()),
             Upload("/root/straced.sh", (HERE / "straced.sh").read_bytes(), 0o755),
         ]
     )
-    with watching(lab_host.agent, lab_host.guest_names()[0], "--no-rules") as watched:
-        lab_guest.run(["unshare", "-m", "sh", "/root/straced.sh"], check=True, timeout=600)
-    told = lab_guest.run(["tar", "-C", "/root/truth.told", "-cf", "-", "."], check=True).stdout
+    with watching(lab_host.agent, PAIR, "--no-rules") as watched:
+        guest.run(["unshare", "-m", "sh", "/root/straced.sh"], check=True, timeout=600)
+    told = guest.run(["tar", "-C", "/root/truth.told", "-cf", "-", "."], check=True).stdout
     truth = {}
     with tarfile.open(fileobj=io.BytesIO(told)) as tar:
         for member in tar:
@@ -81,16 +94,13 @@ def test_nothing_strace_saw_was_lost_on_the_way(straced: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def stormed(lab_host: Host, lab_guest: Agent, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def stormed(lab_host: Host, guest: Agent, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return records of a time when every vCPU started programs, and what the programs that did so told."""
-    lab_guest.push([Upload("/root/storm.py", (HERE / "storm.py").read_bytes(), 0o755)])
-    vcpus = lab_host.choice.guest_vcpus
-    each = "".join(
-        f"taskset -c {n} python3 /root/storm.py {n + 1} {EXECS // vcpus} > /root/storm.{n} & " for n in range(vcpus)
-    )
-    with watching(lab_host.agent, lab_host.guest_names()[0], "--no-rules") as watched:
-        lab_guest.run(["sh", "-c", each + "wait"], check=True, timeout=900)
-    lines = lab_guest.run(["sh", "-c", "cat /root/storm.?"], check=True).stdout.splitlines()
+    guest.push([Upload("/root/storm.py", (HERE / "storm.py").read_bytes(), 0o755)])
+    each = "".join(f"taskset -c {n} python3 /root/storm.py {n + 1} {EXECS // 2} > /root/storm.{n} & " for n in (0, 1))
+    with watching(lab_host.agent, PAIR, "--no-rules") as watched:
+        guest.run(["sh", "-c", each + "wait"], check=True, timeout=900)
+    lines = guest.run(["sh", "-c", "cat /root/storm.?"], check=True).stdout.splitlines()
     assert watched.code == 0, watched.said
     target = tmp_path_factory.mktemp("stormed") / "watched.db"
     return stored(lab_host.agent, target), [json.loads(line) for line in lines]
@@ -125,6 +135,20 @@ def test_the_paths_and_exits_of_those_programs_are_right(stormed: Any) -> None:
 
 def test_nothing_of_that_was_lost_on_the_way(stormed: Any) -> None:
     whole(stormed[0])
+
+
+def test_ten_watches_in_a_row_leave_nothing_while_both_vcpus_work(lab_host: Host, guest: Agent) -> None:
+    lab_host.agent.push([Upload("/root/monitor_probe.py", (HERE / "monitor_probe.py").read_bytes())])
+    with opening(guest, 2):
+        done = lab_host.agent.run(["python3", "/root/monitor_probe.py", PAIR, "10"], check=True, timeout=900)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == 10
+    for one in told:
+        assert one["outcome"] == "done"
+        assert one["after"] == told[0]["after"], one
+        assert one["opens"] == one["right"] == one["hits"], one
+        assert max(one["paused"]) <= MOST_PAUSED, one
+    assert sum(one["hits"] for one in told) > 0
 
 
 def _short(one: tuple[Any, ...]) -> str:
