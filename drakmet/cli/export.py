@@ -26,9 +26,11 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(short_help="Write records in the forms that other tools read.")
 @click.argument("file", type=_PATH)
-@click.option("--format", "form", type=click.Choice(["drakvuf", "ndjson", "csv", "ocsf"]), required=True, help="which")
 @click.option(
-    "-o", "--output", type=_PATH, help="file to write (csv of several tables: directory); else standard output"
+    "--format", "form", type=click.Choice(["drakvuf", "ndjson", "csv", "ocsf", "parquet"]), required=True, help="which"
+)
+@click.option(
+    "-o", "--output", type=_PATH, help="file (parquet, csv of several tables: directory); else standard output"
 )
 @click.option("--table", "only", multiple=True, help="ndjson, csv: only this table (may be given several times)")
 @click.option("--session", type=int, help="only this session (see the table session)")
@@ -37,14 +39,19 @@ def export(file: Path, form: str, output: Path | None, only: tuple[str, ...], se
 
     drakvuf is the JSON that DRAKVUF prints, which DRAKVUF Sandbox's post-processing reads: lines that were imported as
     they were, and of drakmet's own records those that a plugin of DRAKVUF's has lines for. ndjson is one object a line,
-    csv a file for each table, ocsf events of the Open Cybersecurity Schema Framework.
+    csv a file for each table, ocsf events of the Open Cybersecurity Schema Framework. parquet is a directory with a
+    file for each table, all of them, for what outgrows SQLite: `drakmet rules run DIRECTORY` judges it by DuckDB.
 
     \b
     Example:
       drakmet export run.db --format drakvuf -o drakmon.log
       drakmet export run.db --format csv -o tables/
       drakmet export run.db --format ocsf | gzip > run.ocsf.gz
+      drakmet export fleet.db --format parquet -o fleet.parquet/
     """
+    if form == "parquet":
+        _parquet(file, output, whole=not only and session is None)
+        return
     with Reader(file) as reader, ExitStack() as stack:
         rows = Rows(reader, session)
         if only and form not in ("ndjson", "csv"):
@@ -76,6 +83,15 @@ def _lines(rows: Rows, form: str, tables: list[str]) -> Iterator[bytes]:
 
 def _safe(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
+
+
+def _parquet(file: Path, output: Path | None, *, whole: bool) -> None:
+    from drakmet.store.parquet import export as write
+
+    if output is None or not whole:
+        raise UsageError("Parquet is of the whole file, into a directory", hint="give it with -o, and no other option")
+    counts = write(file, output)
+    click.echo(f"drakmet: {sum(counts.values())} rows of {len(counts)} tables in {output}", err=True)
 
 
 class _Lines:

@@ -95,6 +95,9 @@ def run(
 ) -> None:
     """Judge files with the rules.
 
+    A directory is one that `drakmet export --format parquet` wrote; DuckDB judges it, and rules that it cannot judge
+    are named (needs: pip install 'drakmet[parquet]').
+
     Ends with 1 if there are findings, and with 3 if there are none but some rules could not be evaluated. A finding's
     number, which `drakmet rules explain` takes, is known once it is kept in the file.
 
@@ -112,7 +115,10 @@ def run(
     excepted = 0
     faulty: dict[str, Outcome] = {}
     for file in files:
-        findings, ends = judge(file, chosen, loaded.lists, loaded.site.exceptions, where=loaded.where)
+        if file.is_dir():
+            findings, ends = _judge_parquet(file, chosen, loaded, save=save)
+        else:
+            findings, ends = judge(file, chosen, loaded.lists, loaded.site.exceptions, where=loaded.where)
         if save:
             click.echo(f"{file}: {_save(file, findings)} findings were new and are kept", err=True)
         counts.update(end.state for end in ends)
@@ -122,7 +128,7 @@ def run(
             shown += [{"file": str(file)} | asdict(end) | {"state": end.state.value} for end in ends]
         else:
             findings.sort(key=lambda finding: (finding.session or 0, finding.time))
-            numbers = _numbers(file)
+            numbers = {} if file.is_dir() else _numbers(file)
             shown += [{"file": str(file)} | _finding(finding, numbers) for finding in findings]
     columns = _OUTCOME if outcomes else _FINDING[:6] if output is Format.TABLE else _FINDING
     emit(shown, [*(["file"] if len(files) > 1 else []), *columns], output)
@@ -138,6 +144,26 @@ def run(
 
 _OUTCOME = ["rule", "session", "state", "findings", "excepted", "reason"]
 _FINDING = ["number", "session", "when", "level", "rule", "message", "title", "process", "rests_on", "coverage"]
+
+
+def _judge_parquet(
+    folder: Path, chosen: list[Rule], loaded: RuleSet, *, save: bool
+) -> tuple[list[Finding], list[Outcome]]:
+    """Judge Parquet. What a rule did not find is not known there, as coverage is not looked at."""
+    from drakmet.rules import Outcome, duck
+
+    if save:
+        raise UsageError("findings are kept in files of SQLite only", where=str(folder), hint="leave out --save")
+    excepted = {rule.id for rule in chosen if any(one.concerns(rule.id) for one in loaded.site.exceptions)}
+    findings, unable = duck.judge(folder, [rule for rule in chosen if rule.id not in excepted], loaded.lists)
+    unable |= dict.fromkeys(excepted, "the site has exceptions for it")
+    counts = Counter(finding.rule for finding in findings)
+    ends = []
+    for rule in chosen:
+        why = unable.get(rule.id)
+        state = State.FIRED if counts[rule.id] else State.NOT_EVALUATED if why else State.NOT_KNOWN
+        ends.append(Outcome(rule.id, None, state, counts[rule.id], why, faulty=why is not None))
+    return findings, ends
 
 
 def _chosen(loaded: RuleSet, only: tuple[str, ...], level: str | None) -> list[Rule]:

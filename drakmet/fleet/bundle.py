@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The bundle: drakmet and what it depends on, for hosts that have Python and nothing else, named by its content.
 
-It is a folder with ``run.py``, ``src/`` (drakmet, its plugins and rules) and ``site/`` (what it depends on), and a
+It is a folder with ``run.py``, ``src/`` (drakmet and its plugins) and ``site/`` (what it depends on), and a
 ``MANIFEST`` of the SHA-256 of every file; the SHA-256 of the manifest is the bundle's digest. For this Python what is
 installed here is taken, if it came as wheels for any Linux (manylinux) or any machine; for others pip fetches wheels.
 """
@@ -37,6 +37,7 @@ _OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # What dependencies ask for and a scan on a host, which prints JSON, does not use: three quarters of all bytes.
 _UNUSED = ("pip", "setuptools", "tzdata", "rich", "pygments", "markdown-it-py", "mdurl")
 _UNUSED_FOLDERS = ("pip", "setuptools", "tzdata", "rich", "pygments", "markdown_it", "mdurl", "bin", "__pycache__")
+_UNUSED_ROOMS = ("drakmet/lab/", "drakmet/report/", "drakmet/drakvuf/", "rules/", "drakmet/_bundled/rules/")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RUN = '''\
 # SPDX-License-Identifier: GPL-2.0-or-later
@@ -93,7 +94,8 @@ def make_bundle(cache: Path, python: str = _OWN, machine: str | None = None) -> 
 
 
 def _fill(work: Path, cache: Path, python: str) -> None:
-    checkout.stage(checkout.sources(), work / "src")
+    sources = {name: path for name, path in checkout.sources().items() if not name.startswith(_UNUSED_ROOMS)}
+    checkout.stage(sources, work / "src")
     installed = _installed() if python == _OWN else None
     if installed is None:
         wanted = checkout.requirements()

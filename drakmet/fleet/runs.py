@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -46,6 +47,8 @@ class Settings(msgspec.Struct):
     arguments: list[str]
     directory: str
     hosts: list[str] = []
+    name: str = msgspec.field(default_factory=lambda: f"result-{secrets.token_hex(8)}")
+    """What a result is called on the hosts: this run's and no other's."""
     remote: str = "/var/cache/drakmet-fleet"
     deadline: float = 600.0
     retries: int = 1

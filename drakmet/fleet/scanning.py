@@ -79,7 +79,6 @@ class FleetScan:
         self._passwords = dict(passwords or {})
         self._note = note
         self._bundles: dict[str, Bundle] = {}
-        self._name = f"result-{time.time_ns():x}"
         self._about: dict[str, FleetHost] = {}
         self._codes: dict[str, int] = {}
         self._wanted: set[str] = set()
@@ -156,7 +155,7 @@ class FleetScan:
             "most": settings.longest,
             "live": settings.live,
             "keep": settings.keep,
-            "run": self._name,
+            "run": settings.name,
             "results": str(run.incoming.absolute()),
             "files": {host: run.file_of(host) for host in left},
             "targets": {host: uris for host, uris in left.items() if uris},

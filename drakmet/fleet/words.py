@@ -13,6 +13,7 @@ _SAID = (
         r"permission denied|incorrect sudo|missing sudo|incorrect become|sudo: a password|authentication fail",
     ),
     ("full", r"no space left|disk quota"),
+    ("broken bundle", r"match the expected checksum"),
     ("slow", r"timed out|timeout"),
     ("broken result", r"file too large"),
 )

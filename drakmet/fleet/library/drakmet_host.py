@@ -72,9 +72,10 @@ def scan(parameters: dict[str, Any]) -> dict[str, Any]:
     """Check the bundle, run it over the guests until the deadline, and pack the result."""
     folder = Path(parameters["dir"])
     bundle = folder / f"bundle-{parameters['bundle']}"
-    if not bundle.exists():
+    if bundle.exists():
+        check(bundle, parameters["bundle"])
+    else:
         unpack(folder / f"{bundle.name}.tar.gz", bundle, parameters["bundle"])
-    check(bundle, parameters["bundle"])
     result = folder / f"{parameters['result']}.db"
     for name in (result.name, f"{result.name}-wal", f"{result.name}-shm", f"{result.name}.gz"):
         (folder / name).unlink(missing_ok=True)

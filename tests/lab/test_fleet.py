@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A fleet of three emulated Xen hosts, reached by SSH: one dies, one loses a guest, the disk of one is full.
+
+It boots three hosts (QEMU) beside the shared one. Hosts that are up may be named in DRAKMET_LAB_FLEET, with commas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from drakmet.lab import hosts
+from drakmet.lab.hosts import Choice, Host
+from drakmet.lab.places import find_places
+from drakmet.lab.progress import Progress
+from drakmet.lab.ssh import inventory, open_ssh
+from drakmet.store.verifier import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.lab
+
+NAMES = os.environ.get("DRAKMET_LAB_FLEET", "fleet1,fleet2,fleet3").split(",")
+KERNELS = ("6.12", "6.1", "5.10")
+FILL = "dd if=/dev/zero of=/var/cache/fill bs=1M 2>/dev/null; df /var/cache | tail -1"
+
+
+def up(name: str, kernel: str) -> Host:
+    choice = Choice("svm", guest_kernel=kernel, guests=2, guest_memory=160, guest_vcpus=1, dom0_memory=640)
+    return hosts.up(find_places(), name, choice, Progress())
+
+
+@pytest.fixture(scope="module")
+def fleet(request: pytest.FixtureRequest) -> Iterator[list[Host]]:
+    before = {host.name for host in hosts.known_hosts(find_places()) if host.running}
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        started = [up(name, kernel) for name, kernel in zip(NAMES, KERNELS, strict=True)]
+    yield started
+    for name in set(NAMES) - before:
+        hosts.down(find_places(), name)
+
+
+def write_inventory(fleet: list[Host], path: Path) -> Path:
+    path.write_text(inventory([open_ssh(find_places(), host, Progress()) for host in fleet]))
+    return path
+
+
+def scan(*arguments: object, react: Callable[[str], object]) -> tuple[int, list[dict[str, Any]]]:
+    """Run a scan of a fleet; ``react`` gets each line of its progress. Return its exit code and its rows."""
+    command = [sys.executable, "-m", "drakmet", "fleet", "scan", "--json", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        for line in process.stderr:
+            react(line)
+        rows = [json.loads(line) for line in process.stdout]
+    return process.returncode, rows
+
+
+def of_table(rows: list[dict[str, Any]], table: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["table"] == table]
+
+
+def test_a_run_ends_with_what_it_can_have_and_is_completed_later(fleet: list[Host], tmp_path: Path) -> None:
+    dying, losing, full = fleet
+    run = tmp_path / "run"
+
+    def hurt(line: str) -> None:
+        sys.stderr.write(line)
+        if line.startswith(f"fleet: {dying.name}: has what is needed"):
+            os.kill(dying.pid, signal.SIGKILL)
+        elif line.startswith(f"fleet: {losing.name}: has what is needed"):
+            losing.agent.run(["xl", "destroy", "web2"], check=True)
+        elif line.startswith(f"fleet: {full.name}: Python"):
+            full.agent.run(["sh", "-c", FILL])
+
+    given = ("--run", run, "--deadline", "1200")
+    code, rows = scan("-i", write_inventory(fleet, tmp_path / "one.json"), "--retries", 0, *given, react=hurt)
+    told = {row["name"]: row for row in of_table(rows, "host")}
+    assert code == 3, told
+    assert told[dying.name]["outcome"] == "down"
+    assert told[full.name]["outcome"] == "full"
+    # The guest was there when the scan began, or no more: it is a guest that could not be read, or none.
+    assert told[losing.name]["outcome"] in ("partly", "done")
+    assert all(row["reason"] for row in told.values() if row["outcome"] != "done")
+    with contextlib.closing(sqlite3.connect(run / "fleet.db")) as connection:
+        first = connection.execute("SELECT id, source FROM session WHERE outcome = 'done' ORDER BY id").fetchall()
+    assert first
+
+    full.agent.run(["rm", "/var/cache/fill"], check=True)
+    hosts.create_guest(losing, "web2", 2)
+    fleet[0] = up(dying.name, KERNELS[0])
+    # It is another machine at another port, with another key: the inventory is told so, as its owner would.
+    write_inventory(fleet, tmp_path / "one.json")
+    code, rows = scan("--resume", run, "--retries", 2, react=sys.stderr.write)
+    told = {row["name"]: row for row in of_table(rows, "host")}
+    assert {row["outcome"] for row in told.values()} <= {"done", "gaps"}, told
+    assert code in (0, 1, 3), code
+    assert not verify(run / "fleet.db").faults
+    with contextlib.closing(sqlite3.connect(run / "fleet.db")) as connection:
+        after = connection.execute("SELECT id, source FROM session WHERE outcome = 'done' ORDER BY id").fetchall()
+        read = connection.execute(
+            "SELECT h.name, count(DISTINCT s.source), count(DISTINCT t.release) FROM session AS s"
+            " JOIN guest AS g ON g.id = s.guest JOIN host AS h ON h.id = g.host"
+            " JOIN guest_state AS t ON t.session = s.id WHERE s.outcome = 'done' GROUP BY h.name"
+        ).fetchall()
+    assert after[: len(first)] == first, "what was read is not read again"
+    assert {name: releases for name, _, releases in read} == dict.fromkeys(NAMES, 1)
+    assert {name: guests for name, guests, _ in read if name != losing.name} == {dying.name: 2, full.name: 2}
+
+
+def test_a_host_whose_key_changed_is_not_spoken_to(fleet: list[Host], tmp_path: Path) -> None:
+    access = [open_ssh(find_places(), host, Progress()) for host in fleet[:2]]
+    # The first one's port is told to be the second one's: what answers there has another key.
+    path = tmp_path / "two.json"
+    known = tmp_path / "known"
+    other = access[1].known_hosts.read_text().replace(f":{access[1].port} ", f":{access[0].port} ")
+    known.write_text(other)
+    text = inventory(access[:1]).replace(str(access[0].known_hosts), str(known))
+    path.write_text(text)
+    code, rows = scan("-i", path, "--run", tmp_path / "run", "--retries", 0, react=sys.stderr.write)
+    (host,) = of_table(rows, "host")
+    assert code == 4
+    assert host["outcome"] == "host key"
+    assert "HOST IDENTIFICATION HAS CHANGED" in host["reason"]
