@@ -19,18 +19,11 @@ from drakmet.report.limits import LONGEST, Limits
 from drakmet.report.model import model
 from drakmet.report.page import MOST_BYTES, SCRIPTS, page
 from drakmet.store import Reader, Writer
-from report.files import DATA, DEMO, crowd, hostile
+from report.files import DATA, crowd, hostile
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "demo.db"
-    assert run("replay", DEMO, "--db", path).exception is None
-    return path
 
 
 class Page(HTMLParser):
@@ -55,8 +48,8 @@ def told(path: Path, **options: Any) -> dict[str, Any]:
         return model(file, **options)
 
 
-def test_the_demo_is_told_whole(demo: Path) -> None:
-    found = told(demo)
+def test_the_demo_is_told_whole(watched: Path) -> None:
+    found = told(watched)
     assert found["levels"] == {"critical": 2, "high": 17, "medium": 9, "low": 2}
     assert len(found["findings"]) == 30
     assert found["left_out"] == []
@@ -74,8 +67,8 @@ def test_the_demo_is_told_whole(demo: Path) -> None:
     assert "path: /etc/ld.so.preload" in first["rests_on"][0]["text"]
 
 
-def test_a_page_has_all_it_needs_and_names_nothing_outside(demo: Path) -> None:
-    with Reader(demo) as file:
+def test_a_page_has_all_it_needs_and_names_nothing_outside(watched: Path) -> None:
+    with Reader(watched) as file:
         text = page(file)
     parsed = Page(text)
     (policy,) = (a["content"] for _, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
@@ -156,8 +149,8 @@ def test_an_empty_file_is_a_page(tmp_path: Path) -> None:
     assert (found["findings"], found["processes"], found["timeline"]["lanes"]) == ([], [], [])
 
 
-def test_rules_without_findings_say_whether_they_could_find(demo: Path) -> None:
-    rules = {rule["rule"]: rule for rule in json.loads(run("report", demo, "--json").stdout)["rules"]}
+def test_rules_without_findings_say_whether_they_could_find(watched: Path) -> None:
+    rules = {rule["rule"]: rule for rule in json.loads(run("report", watched, "--json").stdout)["rules"]}
     assert rules["ld-preload-changed"]["state"] == "fired"
     assert rules["shell-on-socket"]["state"] == "not evaluated"
     assert "not collected" in rules["shell-on-socket"]["reason"]

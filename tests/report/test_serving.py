@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from drakmet.cli import cli
 from drakmet.errors import StoreError, UsageError
 from drakmet.report.questions import QUESTIONS
-from report.files import DEMO, hostile
+from report.files import hostile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,11 +61,8 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    path = tmp_path_factory.mktemp("serve") / "demo.db"
-    result = CliRunner().invoke(cli, ["replay", str(DEMO), "--db", str(path)], standalone_mode=False)
-    assert result.exception is None
-    served = Served(path)
+def served(watched: Path) -> Iterator[Served]:
+    served = Served(watched)
     yield served
     code, out, err = served.end()
     assert (code, out) == (0, "")
