@@ -149,8 +149,11 @@ class XenSource:
         journal.save()
         try:
             return Monitor(control, domid)
-        except BaseException:
+        except BaseException as error:
             self.released()
+            # Xen says of a guest that is dying what it says of one that another monitor has.
+            if isinstance(error, XenError) and self.state() is None:
+                raise XenError("the guest went away before it could be watched", where=self.uri) from error
             raise
 
     def released(self) -> None:

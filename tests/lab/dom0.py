@@ -24,7 +24,9 @@ with Control() as control, Xenstore() as store:
         "journals": store.list("/tool/drakmet"),
         "domains": sorted(one.domid for one in control.domains()),
         "guest": info and {"pages": info.tot_pages, "limit": info.max_pages, "paused": info.paused,
-                           "pool": control.paging_pool(info.domid), "rings": len(ports_of(control, info.domid).xen)},
+                           "pool": control.paging_pool(info.domid), "ports": ports_of(control, info.domid).used,
+                           "rings": len(ports_of(control, info.domid).xen),
+                           "heard": len(ports_of(control, info.domid).heard)},
     }))
 """
 WATCH = """
@@ -32,7 +34,7 @@ cd /root
 drakmet watch xen:{name} --plugin file --no-rules --db w.db --json {more} > w.out 2> w.err < /dev/null
 echo $? > w.code
 """
-READY, ENDED = 600, 600
+READY, ENDED = 1200, 1200
 """Wall seconds for what takes a few on a quiet machine."""
 
 
