@@ -100,7 +100,7 @@ def _fill(work: Path, cache: Path, python: str) -> None:
     if installed is None:
         wanted = checkout.requirements()
         key = hashlib.sha256("\n".join([python, *sorted(wanted)]).encode()).hexdigest()[:16]
-        fetched = checkout.dependencies(cache / f"site-{python}-{key}", wanted, python, Progress())
+        fetched = checkout.dependencies(cache / f"site-{python}-{key}", wanted, python, Progress(quiet=True))
         shutil.copytree(fetched, work / "site", ignore=shutil.ignore_patterns(*_UNUSED_FOLDERS))
     else:
         for name, path in installed.items():

@@ -139,7 +139,10 @@ class FleetScan:
                     outcome = self._step(event, merger)
                     if outcome is not None:
                         outcomes[event.host] = outcome
-                        self._tell(event.host, writer)
+                        if outcome == "no bundle":
+                            self._note(f"{event.host}: a bundle for its Python has to be made")
+                        else:
+                            self._tell(event.host, writer)
         for host in left:
             if host not in outcomes:
                 outcomes[host] = "not reached"
@@ -226,7 +229,7 @@ class FleetScan:
 
     def _tell(self, host: str, writer: Writer) -> None:
         about = self._about[host]
-        if about.rows is None and about.outcome != "no bundle" and about.end:
+        if about.rows is None and about.end:
             writer.put(about)
             writer.flush()
         text = f"{about.guests} guests, {about.rows} rows" if about.rows is not None else (about.reason or "")

@@ -16,6 +16,7 @@ from fleet.fake import core, here, write_inventory
 
 from drakmet.cli.fleet import fleet
 from drakmet.fleet.errors import FleetError
+from drakmet.fleet.library import drakmet_host
 from drakmet.store.verifier import verify
 
 if TYPE_CHECKING:
@@ -142,3 +143,8 @@ def test_no_run_is_said(tmp_path: Path) -> None:
         result = call(*command)
         assert isinstance(result.exception, FleetError)
         assert "no run" in str(result.exception)
+
+
+def test_the_inventory_says_which_python_runs_the_module() -> None:
+    # Ansible puts ansible_python_interpreter in the place of exactly this line, and takes any other for an order.
+    assert Path(drakmet_host.__file__).read_text().splitlines()[0] == "#!/usr/bin/python"

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Ansible module: look at a host, scan its guests with a bundle that is checked first, tidy up. Runs on the host."""
 
