@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,19 @@ def report(file: Path, output: Path | None, session: int | None, *, as_json: boo
     from drakmet.report.model import model
     from drakmet.report.page import page
 
+    note = _Notes()
+    note("asking what rules could see")
     rules = rule_states(file, session)
     with Reader(file) as reader:
         if session is not None and not any(
             True for _ in reader.select("SELECT 1 FROM session WHERE id = :n", {"n": session})[1]
         ):
             raise UsageError(f"there is no session {session}", where=str(file))
-        text = json_line(model(reader, session, rules=rules)) + "\n" if as_json else page(reader, session, rules=rules)
+        text = (
+            json_line(model(reader, session, rules=rules, note=note)) + "\n"
+            if as_json
+            else page(reader, session, rules=rules, note=note)
+        )
     if as_json and output is None:
         output = Path("-")
     path = output or file.with_suffix(".html")
@@ -53,6 +60,17 @@ def report(file: Path, output: Path | None, session: int | None, *, as_json: boo
         return
     _write(path, text)
     click.echo(f"drakmet: {len(text) / 1e6:.1f} MB in {path}", err=True)
+
+
+class _Notes:
+    """Says what is done to whoever has waited for two seconds."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        if time.monotonic() - self._begun > 2:
+            click.echo(f"drakmet: {what}", err=True)
 
 
 def rule_states(file: Path, session: int | None = None) -> list[dict[str, Any]]:

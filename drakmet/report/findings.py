@@ -18,14 +18,25 @@ _MOST_ROWS = 6
 _ORDER = "CASE level " + " ".join(f"WHEN '{level}' THEN {place}" for place, level in enumerate(LEVELS)) + " ELSE 9 END"
 
 
-def levels(source: Source) -> dict[str, int]:
-    """Return the number of findings of each level."""
-    if not source.has("finding"):
-        return {}
-    counted = Counter[str]()
-    for row in source.select("SELECT level, count(*) AS n FROM finding WHERE :within GROUP BY 1"):
-        counted[_level(row["level"])] += row["n"]
-    return {level: counted[level] for level in LEVELS if counted[level]}
+def levels(source: Source) -> dict[int | None, dict[str, int]]:
+    """Return the number of findings of each level by guests, those of all under None."""
+    counted: dict[int | None, Counter[str]] = {None: Counter()}
+    if source.has("finding"):
+        for row in source.select("SELECT session, level, count(*) AS n FROM finding WHERE :within GROUP BY 1, 2"):
+            for guest in {source.guests.get(row["session"]), None}:
+                counted.setdefault(guest, Counter())[_level(row["level"])] += row["n"]
+    return {guest: {one: found[one] for one in LEVELS if found[one]} for guest, found in counted.items()}
+
+
+def by_process(source: Source) -> Counter[int]:
+    """Return the number of findings of each process."""
+    counted = Counter[int]()
+    if source.has("finding"):
+        for row in source.select("SELECT process, count(*) AS n FROM finding WHERE :within GROUP BY 1"):
+            process = source.process(row["process"])
+            if process is not None:
+                counted[process] += row["n"]
+    return counted
 
 
 def findings(source: Source) -> list[Row]:

@@ -8,7 +8,6 @@ characters. Everything is bounded by `Limits`; ``left_out`` says in sentences wh
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from drakmet import __version__
@@ -20,7 +19,7 @@ from drakmet.report.source import Source
 from drakmet.report.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from drakmet.report.limits import Limits
     from drakmet.report.source import Row
@@ -28,34 +27,45 @@ if TYPE_CHECKING:
 
 
 def model(
-    reader: Reader, session: int | None = None, *, rules: Sequence[Row] = (), limits: Limits | None = None
+    reader: Reader,
+    session: int | None = None,
+    *,
+    rules: Sequence[Row] = (),
+    limits: Limits | None = None,
+    note: Callable[[str], object] = str,
 ) -> dict[str, Any]:
     """Return what there is to tell of a file, or of one session; ``rules`` is what became of rules, if it is known.
 
-    Raises `UsageError` or `StoreError` if the file cannot be read.
+    ``note`` is told what is done next. Raises `UsageError` or `StoreError` if the file cannot be read.
     """
+    note("reading processes")
     source = Source(reader, session, limits)
+    note("reading findings")
+    levels = found.levels(source)
     told = found.findings(source)
+    note("counting events")
     events = Timeline(source)
-    by_process = Counter(one["process"] for one in told if one["process"] is not None)
-    listed = processes(source, events.by_process, by_process)
+    note("reading connections")
+    connections, met = network.connections(source)
+    note("reading guests")
     return {
         "file": short(reader.path.name),
         "made": time.time_ns(),
         "drakmet": __version__,
         "totals": {name: info.rows for name, info in source.tables.items() if info.rows},
-        "levels": found.levels(source),
+        "levels": levels[None],
         "findings": told,
         "rules": list(rules),
         "hosts": inventory.hosts(source),
-        "guests": inventory.guests(source),
+        "guests": [guest | {"levels": levels.get(guest["id"], {})} for guest in inventory.guests(source)],
         "sessions": inventory.sessions(source),
         "applications": inventory.applications(source),
-        "processes": listed,
+        "processes": processes(source, events.by_process, found.by_process(source)),
         "processes_total": len(source.nodes),
         "timeline": events.model,
         "events": events.events,
-        "connections": network.connections(source),
+        "connections": connections,
+        "connections_total": met,
         "listeners": network.listeners(source),
         "modules": inventory.placed(
             source, "kernel_module", "session, name", "name", "version", "size", "state", "taint"

@@ -25,8 +25,8 @@ _WATCHED = {
 }
 
 
-def connections(source: Source) -> list[Row]:
-    """Return for each process and other end how often they met, the most frequent first."""
+def connections(source: Source) -> tuple[list[Row], int]:
+    """Return for each process and other end how often they met, the most frequent first, and the number of pairs."""
     found: list[Row] = []
     for table, (protocol, address, port, name, where) in _WATCHED.items():
         if not source.has(table):
@@ -42,7 +42,7 @@ def connections(source: Source) -> list[Row]:
     most = source.limits.connections
     if len(found) > most:
         source.told.append(f"connections: the {most:,} most frequent of {len(found):,} pairs are shown")
-    return found[:most]
+    return found[:most], len(found)
 
 
 def _met(source: Source, table: str, row: Row) -> Row:

@@ -17,7 +17,7 @@ class Packer:
         self._places: dict[str, int] = {}
 
     def pack(self, value: Any) -> Any:
-        """Return a value with each long list of alike rows as ``{"n", "c"}``, its columns by name.
+        """Return a value with each long list of alike rows as ``{"#rows", "#columns"}``, its columns by name.
 
         A column is ``{"v": values}``, or ``{"t": places}`` for texts.
         """
@@ -28,7 +28,7 @@ class Packer:
         rows = [row for row in value if isinstance(row, dict)]
         if len(value) < _WORTH or len(rows) < len(value) or any(row.keys() != rows[0].keys() for row in rows):
             return [self.pack(one) for one in value]
-        return {"n": len(rows), "c": {name: self._column([row[name] for row in rows]) for name in rows[0]}}
+        return {"#rows": len(rows), "#columns": {name: self._column([row[name] for row in rows]) for name in rows[0]}}
 
     def _column(self, values: list[Any]) -> dict[str, Any]:
         if all(value is None or isinstance(value, str) for value in values):

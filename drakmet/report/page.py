@@ -15,7 +15,7 @@ from drakmet.report.model import model
 from drakmet.report.pack import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from drakmet.report.source import Row
     from drakmet.store import Reader
@@ -29,14 +29,16 @@ SCRIPTS = (
 )
 
 
-def page(reader: Reader, session: int | None = None, *, rules: Sequence[Row] = ()) -> str:
+def page(
+    reader: Reader, session: int | None = None, *, rules: Sequence[Row] = (), note: Callable[[str], object] = str
+) -> str:
     """Return the page of a file or of one session; ``rules`` is what became of rules, if it is known.
 
-    Raises `UsageError` or `StoreError` if the file cannot be read.
+    ``note`` is told what is done next. Raises `UsageError` or `StoreError` if the file cannot be read.
     """
     limits = Limits()
     while True:
-        text = render(model(reader, session, rules=rules, limits=limits))
+        text = render(model(reader, session, rules=rules, limits=limits, note=note))
         # It is ASCII but for the template, so that characters are as good as bytes.
         if len(text) < MOST_BYTES or limits.findings == 1:
             return text

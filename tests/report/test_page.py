@@ -17,6 +17,7 @@ from drakmet.cli import cli
 from drakmet.errors import UsageError
 from drakmet.report.limits import LONGEST, Limits
 from drakmet.report.model import model
+from drakmet.report.pack import packed
 from drakmet.report.page import MOST_BYTES, SCRIPTS, page
 from drakmet.store import Reader, Writer
 from report.files import DATA, crowd, hostile
@@ -112,7 +113,10 @@ def test_much_is_bounded_and_what_is_left_out_is_told(tmp_path: Path) -> None:
     assert len(found["processes"]) <= 50
     assert found["processes_total"] == 400
     assert len(found["findings"]) == 20
-    assert sum(found["levels"].values()) == 100
+    assert found["levels"] == found["guests"][0]["levels"] == {"low": 100}
+    assert max(one["findings"] for one in found["processes"]) == 1
+    assert sum(one["findings"] for one in told(path)["processes"]) == 100
+    assert found["connections_total"] > len(found["connections"])
     assert len(found["timeline"]["cells"]) <= 300
     assert sum(cell["number"] for cell in found["timeline"]["cells"]) == 3000
     assert len(found["connections"]) == 30
@@ -167,3 +171,11 @@ def test_the_name_of_the_page_is_the_files(tmp_path: Path) -> None:
     path = crowd(tmp_path / "crowd.db", processes=4, events=10)
     assert run("report", path).exception is None
     assert (tmp_path / "crowd.html").is_file()
+
+
+def test_packed_rows_carry_each_text_once() -> None:
+    rows = [{"name": "the same", "number": number, "inner": [{"a": None}]} for number in range(20)]
+    found = json.loads(packed({"rows": rows, "few": rows[:2]}))
+    assert found["texts"] == ["the same"]
+    assert found["data"]["rows"]["#columns"]["name"] == {"t": [0] * 20}
+    assert found["data"]["few"] == rows[:2]

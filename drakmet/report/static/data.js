@@ -6,11 +6,11 @@ const PACKED = JSON.parse(document.getElementById("data").textContent);
 function unpack(value) {
   if (Array.isArray(value)) return value.map(unpack);
   if (value === null || typeof value !== "object") return value;
-  if (!("n" in value && "c" in value)) {
+  if (!("#columns" in value)) {
     return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, unpack(one)]));
   }
-  const rows = Array.from({ length: value.n }, () => ({}));
-  for (const [name, column] of Object.entries(value.c)) {
+  const rows = Array.from({ length: value["#rows"] }, () => ({}));
+  for (const [name, column] of Object.entries(value["#columns"])) {
     const values = column.t ? column.t.map((at) => (at === null ? null : PACKED.texts[at])) : column.v;
     for (let at = 0; at < rows.length; at++) rows[at][name] = column.t ? values[at] : unpack(values[at]);
   }

@@ -5,7 +5,7 @@ function findingsPart() {
   const hidden = new Set();
   const list = el("div", { class: "findings" });
   const chips = el("div", { class: "chips", role: "group", "aria-label": "Levels that are shown" });
-  let shown = 60;
+  let shown = 40;
 
   function draw() {
     const passing = REPORT.findings.filter(passes);
@@ -17,12 +17,18 @@ function findingsPart() {
     const rows = passing.filter((one) => !hidden.has(one.level));
     put(list, rows.slice(0, shown).map(findingCard),
       !rows.length && el("p", { class: "note" }, nothing()),
+      unlisted() && el("p", { class: "note" }, unlisted()),
       rows.length > shown && button(`Show ${number(rows.length - shown)} more`, () => { shown += 300; draw(); }));
   }
 
   onFilter(draw);
   draw();
   return section("findings", "Findings", chips, list, rulesFold());
+}
+
+function unlisted() {
+  const all = Object.values(REPORT.levels).reduce((sum, one) => sum + one, 0);
+  return all > REPORT.findings.length && `Listed are the gravest ${number(REPORT.findings.length)} of ${number(all)} findings.`;
 }
 
 function nothing() {

@@ -15,8 +15,7 @@ function guestsPart() {
 }
 
 function levelsOf(guest) {
-  const found = REPORT.findings.filter((one) => one.guest === guest.id);
-  return LEVELS.map((level) => [level, found.filter((one) => one.level === level).length]).filter(([, rows]) => rows);
+  return LEVELS.map((level) => [level, guest.levels[level]]).filter(([, rows]) => rows);
 }
 
 function hostName(guest) {

@@ -33,7 +33,7 @@ function tiles() {
     tile("guests", REPORT.guests.length, "Guests", `on ${count(REPORT.hosts.length, "host")}`),
     tile("processes", REPORT.processes_total, "Processes", REPORT.processes_total > REPORT.processes.length ? `${number(REPORT.processes.length)} shown` : "told apart by identity"),
     tile("timeline", happened, "Events", happened ? `of ${count(REPORT.timeline.lanes.length, "kind")}` : "nothing was watched"),
-    tile("connections", REPORT.connections.length, "Connections", "process to other end"),
+    tile("connections", REPORT.connections_total, "Connections", REPORT.connections_total > REPORT.connections.length ? `${number(REPORT.connections.length)} shown` : "process to other end"),
     tile("coverage", traps ? `${number(traps - unseen)} / ${number(traps)}` : "–", "Complete",
       !traps ? "coverage is not known" : unseen ? `${count(unseen, "trap")} with gaps` : "nothing was missed", unseen || !traps ? "warn" : "good"),
   ];
