@@ -44,6 +44,7 @@ EXIT_CODES = {
 _OURS = {"-d": "the guest", "-o": "the form of its lines", "-h": "help", "-I": "a process to inject into"}
 _WITH_VALUE = frozenset({*(f"-{letter}" for letter in "raxtCceijkmgDfnblwSTWM"), "--traps-ttl"})
 _MOST_SAID = 500
+_NOT_READY = "drakvuf_init() failed"
 _PATIENCE = (20.0, 20.0)
 """Seconds after SIGINT, and then after SIGTERM; leaving a guest took up to 9 s."""
 
@@ -176,7 +177,11 @@ def explain(code: int, said: Iterable[str]) -> str:
     else:
         text = EXIT_CODES.get(code, f"drakvuf ended with the exit code {code}, which it has no meaning for")
     last = next((line for line in reversed(list(said)) if line), None)
-    return f"{text} ({last})" if code not in (0, 11) and last else text
+    if code in (0, 11) or not last:
+        return text
+    # LibVMI loads Xen's libraries by the names that only the development package has.
+    hint = "; are libxenctrl.so and libxenstore.so (libxen-dev) there?" if _NOT_READY in last else ""
+    return f"{text} ({last}{hint})"
 
 
 def others(guest: str, domid: int) -> list[str]:

@@ -85,6 +85,11 @@ def test_an_unknown_exit_code_and_a_signal_are_told() -> None:
     assert runner.explain(-9, ["a", "why"]) == "drakvuf was ended by SIGKILL (why)"
 
 
+def test_a_drakvuf_that_finds_no_xen_says_what_it_lacks() -> None:
+    assert "libxen-dev" in runner.explain(1, ["Failed to initialize DRAKVUF: drakvuf_init() failed"])
+    assert "libxen-dev" not in runner.explain(1, ["No domain name specified (-d)!"])
+
+
 def test_ctrl_c_ends_it_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     monkeypatch.setenv("STAND_IN_WAIT", "yes")
