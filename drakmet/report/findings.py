@@ -62,6 +62,12 @@ def findings(source: Source) -> list[Row]:
     return found
 
 
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
 def _level(level: Any) -> str:
     return level if level in LEVELS else LEVELS[-1]
 
@@ -81,5 +87,5 @@ def _resting(source: Source, table: str, number: int) -> Row:
         row = next(source.select(sql, within=False, number=number), None)
         if row is not None:
             left = ("id", "session", "time", "raw")
-            text = short(", ".join(f"{k}: {v}" for k, v in row.items() if v is not None and k not in left))
+            text = short(", ".join(f"{k}: {_told(v)}" for k, v in row.items() if v is not None and k not in left))
     return {"table": short(table), "id": number, "text": text}

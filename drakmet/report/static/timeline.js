@@ -58,7 +58,7 @@ function timelinePart() {
       root.append(svg("line", { class: "grid", x1: where, x2: where, y1: 0, y2: height }));
     }
     lanes.forEach((values, at) => root.append(laneOf(line.lanes[at], values, at, { each, bars, x, full })));
-    for (const { at, label } of marks) root.append(svg("text", { class: "tick", x: x((at - line.begin) / width), y: height + 16, "text-anchor": "middle" }, label));
+    for (const { at, label } of marks) root.append(tickLabel(x((at - line.begin) / width), height + 16, full, label));
     root.append(svg("text", { class: "unit", x: LEFT + inner / 2, y: height + 34, "text-anchor": "middle" },
       `time, UTC${isoOf(timeOf(from)) ? `, ${isoOf(timeOf(from)).slice(0, 10)}` : ""} · a bar is ${duration(each * width)}`));
     const cursor = svg("line", { class: "cursor", y1: 0, y2: height, visibility: "hidden" });
@@ -165,6 +165,12 @@ function timelinePart() {
     el("p", { class: "doc" }, "Each lane has its own scale, whose top is at its left. Drag over a stretch to look closer."), controls, readout, plot, below);
   part.draw = draw;
   return part;
+}
+
+// At the edge a label stands beside its mark, else it would be cut off.
+function tickLabel(x, y, full, label) {
+  const edge = x > full - label.length * 3.6;
+  return svg("text", { class: "tick", x: edge ? full : x, y, "text-anchor": edge ? "end" : "middle" }, label);
 }
 
 function sum(values, begin, end) {
