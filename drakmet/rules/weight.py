@@ -15,6 +15,7 @@ from drakmet.rules.words import Token, tokens
 HEAVIEST = 100_000
 """What no query that a person writes comes near: the bundled rules weigh less than 200."""
 _DEEPEST = 100
+_BEGINS = frozenset(("select", "with", "values", "("))
 
 
 @dataclass(slots=True)
@@ -31,14 +32,20 @@ def weight(sql: str) -> int:
     top = _Select()
     open_ones, named = [top], {}
     last: list[str] = []
-    for word in tokens(sql):
+    words = list(tokens(sql))
+    for word, after in zip(words, [*words[1:], None], strict=False):
         if word.text == "(":
-            inner = _Select()
-            open_ones[-1].inside.append(inner)
-            open_ones.append(inner)
+            if after and after.text.lower() not in _BEGINS and not _name_before(last):
+                # An expression in brackets is written once, and belongs to what it stands in.
+                open_ones.append(open_ones[-1])
+                inner = None
+            else:
+                inner = _Select()
+                open_ones[-1].inside.append(inner)
+                open_ones.append(inner)
             if len(open_ones) > _DEEPEST:
                 return HEAVIEST
-            if name := _name_before(last):
+            if inner and (name := _name_before(last)):
                 named[name] = inner
         elif word.text == ")" and len(open_ones) > 1:
             open_ones.pop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +39,36 @@ _MOST_TRIED = 400
 Wish = tuple[Atom, bool]
 
 
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """What stands where a condition leaves the text open."""
+
+    windows: str = "C:\\Example"
+    linux: str = "/example"
+    before: str = ""
+    between: str = ""
+    after: str = ""
+
+
+_PLAIN = _Style()
+_WIDE = _Style(before="x ", between="x", after=" x")
+_ELSEWHERE = _Style(windows="D:\\Other", linux="/srv/other")
+_BARE = _Style(windows="", linux="", before="y")
+
+
 class Maker:
     """Makes events for conditions over the fields of a log source."""
 
     def __init__(self, known: Mapping[str, Field], *, windows: bool) -> None:
         self._known, self._windows = known, windows
+        self._style = _PLAIN
 
     def fitting(self, node: Node, most: int) -> list[Event]:
         """Return different events that fit a condition, as many as are found at once."""
         found: list[Event] = []
         for wishes in itertools.islice(_ways(node, True), _MOST_TRIED):
-            event = self._event(node, wishes)
-            if event not in found and fits(node, event):
+            event = next((one for one in self._events(node, wishes) if fits(node, one)), None)
+            if event is not None and event not in found:
                 found.append(event)
                 if len(found) >= most:
                     break
@@ -73,7 +92,13 @@ class Maker:
                 found.append(event)
         return found[:most]
 
-    def _event(self, node: Node, wishes: Iterable[Wish]) -> Event:
+    def _events(self, node: Node, wishes: Sequence[Wish]) -> Iterator[Event]:
+        """Yield events that should fulfil wishes, with different text where any will do."""
+        for style in (_PLAIN, _WIDE, _ELSEWHERE, _BARE):
+            yield self._event(node, wishes, style)
+
+    def _event(self, node: Node, wishes: Iterable[Wish], style: _Style | None = None) -> Event:
+        self._style = style or _PLAIN
         event = {name: self._filler(name) for name in dict.fromkeys(fields(node))}
         wanted: dict[str, list[Test]] = {}
         for atom, holds in wishes:
@@ -115,28 +140,32 @@ class Maker:
                 return runs[0]
             start = max(start or "", runs[0], key=len)
             end = max(end or "", runs[-1], key=len)
-            middle += [run for run in runs[1:-1] if run]
+            middle.append(self._style.between.join(runs[1:-1]))
         # What is contained in a longer one is there already.
         whole = [*middle, start or "", end or ""]
-        middle = [run for run in middle if not any(run != one and run in one for one in whole)]
+        middle = [run for run in middle if run and not any(run != one and run in one for one in whole)]
         between = " " if self._known[name].kind is Kind.WORDS else "x"
         if pieces and not texts:
             return pieces[0] if len(pieces) == 1 else between.join(pieces)
         if not start:
             start = self._beginning(name, bool(end or middle))
-        return start + between.join([*dict.fromkeys(middle), *pieces]) + (end or "")
+        return start + between.join([*dict.fromkeys(middle), *pieces]) + (end or self._style.after)
 
     def _beginning(self, name: str, goes_on: bool) -> str:
         if self._known[name].kind is not Kind.PATH or not goes_on:
-            return "" if goes_on else "x"
-        return "C:\\Example" if self._windows else "/example"
+            return self._style.before if goes_on else "x"
+        return self._directory
+
+    @property
+    def _directory(self) -> str:
+        return self._style.windows if self._windows else self._style.linux
 
     def _filler(self, name: str) -> Any:
         kind = self._known[name].kind
         if kind is Kind.NUMBER:
             return 4711
-        if kind is Kind.PATH:
-            return "C:\\Example\\harmless.txt" if self._windows else "/example/harmless.txt"
+        if kind is Kind.PATH and self._directory:
+            return self._directory + ("\\harmless.txt" if self._windows else "/harmless.txt")
         return "192.0.2.1" if name.endswith("Ip") else "harmless"
 
 

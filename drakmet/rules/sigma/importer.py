@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sigma.collection import SigmaCollection
 from sigma.correlations import SigmaCorrelationRule
 from sigma.exceptions import SigmaError, SigmaRegularExpressionError
 from sigma.filters import SigmaFilter
+from sigma.policy import SigmaPolicy
+from sigma.policy.regex_engine import RE2RegexEngine, RegexPattern
 
 from drakmet.errors import DrakmetError
 from drakmet.rules.sigma.convert import converted, slug
 from drakmet.rules.sigma.read import FaultyFile, documents
 from drakmet.rules.sigma.refusal import Refused
+from drakmet.store.functions import regular_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -81,8 +85,10 @@ def convert_rules(
 
     entries = list(entries)
     names = _Names()
-    resolve(entries)
+    parts = resolve([entry.sigma for entry in entries])
     for entry in entries:
+        if id(entry.sigma) in parts:
+            entry.state = PART
         if entry.sigma is None or entry.state == PART:
             yield entry
             continue
@@ -134,7 +140,11 @@ def _parse(entry: Entry, one: Any, before: list[Any]) -> None:
     elif "correlation" in one:
         entry.category = "correlation"
     read = SigmaCollection.from_dicts(
-        copy.deepcopy([*before, one]), collect_errors=True, collect_filters=True, resolve_references=False
+        copy.deepcopy([*before, one]),
+        collect_errors=True,
+        collect_filters=True,
+        resolve_references=False,
+        policy=SigmaPolicy(regex_engine=_Quiet()),
     )
     every = [*read.rules, *read.filters]
     if not every:
@@ -170,6 +180,26 @@ def _kind(error: SigmaError) -> str:
     if "Modifier" in name:
         return "modifier"
     return "condition" if "Condition" in name else "log source" if "Logsource" in name else "rule"
+
+
+class _Quiet(RE2RegexEngine):
+    """RE2, which by itself writes of each expression that it does not take to standard error."""
+
+    def __deepcopy__(self, _memo: object) -> _Quiet:
+        """Return itself: filters are copied for each rule, with the engine in them."""
+        return self
+
+    def compile(self, pattern: str, flags: int = 0) -> RegexPattern:
+        """Return a compiled expression; raise re2.error."""
+        marks = "".join(
+            mark for mark, bit in (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL)) if flags & bit
+        )
+        made = regular_expression((f"(?{marks})" if marks else "") + pattern)
+        if made is None:
+            raise self.error(
+                "RE2 has no lookaround, back references or bytes, and takes no more than 10,000 characters"
+            )
+        return cast("RegexPattern", made)
 
 
 class _Names:

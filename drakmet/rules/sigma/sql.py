@@ -91,7 +91,7 @@ class Writer:
     def _is_plain_text(self, name: str, test: Text) -> bool:
         literal = test.literal
         drive = self._windows and self._fields[name].kind is Kind.PATH and _DRIVE.match(literal or "")
-        return literal is not None and not test.cased and literal.isascii() and not drive
+        return literal is not None and not test.cased and not _has_other_capitals(literal) and not drive
 
     def _atom(self, atom: Atom) -> str:
         name, test = str(atom.field), atom.test
@@ -137,12 +137,16 @@ class Writer:
         return [parts, ("\\??\\" + first, *parts[1:]), device, (first[2:], *parts[1:])]
 
     def _text(self, sql: str, parts: Parts, cased: bool, name: str) -> str:
-        parts = tuple(part for part in parts if part != "") or ("",)
+        parts = tuple(
+            part
+            for part, before in zip(parts, (None, *parts), strict=False)
+            if part != "" and not (part is before is Wild.ANY)
+        ) or ("",)
         if all(part is Wild.ANY for part in parts):
             return f"{sql} IS NOT NULL"
         plain = self._fields[name].kind is Kind.PLAIN
         literal = Text(parts).literal
-        folded = not cased and any(isinstance(part, str) and not part.isascii() for part in parts)
+        folded = not cased and any(isinstance(part, str) and _has_other_capitals(part) for part in parts)
         if folded:
             # LIKE and NOCASE know the capitals of ASCII only.
             sql = f"casefold({sql})"
@@ -178,13 +182,18 @@ class Writer:
         return max(map(self._cost, node.of)) + 1 if isinstance(node, And | Or) else 0
 
 
+def _has_other_capitals(text: str) -> bool:
+    """Tell whether a text has letters whose capitals LIKE and NOCASE do not know: those beyond ASCII."""
+    return any(not one.isascii() and (one.casefold() != one or one.upper() != one) for one in text)
+
+
 def _like(parts: Parts, plain: bool) -> str:
     def written(part: str | Wild) -> str:
         if isinstance(part, Wild):
             return "%" if part is Wild.ANY else "_"
         return re.sub(r"[%_^]", lambda match: _ESCAPE + match[0], part if plain else escape(part))
 
-    return re.sub("%{2,}", "%", "".join(map(written, parts))) if Wild.ANY in parts else "".join(map(written, parts))
+    return "".join(map(written, parts))
 
 
 def _glob(parts: Parts, plain: bool) -> str:

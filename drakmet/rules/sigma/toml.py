@@ -17,11 +17,15 @@ def document(keys: Mapping[str, Any], sql: str, tests: Sequence[Mapping[str, Any
     """Return the TOML of a rule: its keys (those that are None or empty are left out), the SQL, and the tests."""
     lines = [f"{key} = {_value(value, len(key) + 3)}" for key, value in keys.items() if value not in (None, [], "", {})]
     lines += [f"sql = {_multi_line(sql)}"]
-    for test in tests:
-        lines += ["", "[[test]]", f"title = {_value(test['title'])}"]
-        lines += [f"rows.{table} = {_rows(rows)}" for table, rows in test["rows"].items()]
-        lines.append(f"findings = {_value(test['findings'])}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + "".join(map(test_block, tests))
+
+
+def test_block(test: Mapping[str, Any]) -> str:
+    """Return a ``[[test]]`` with its title, rows by table, and findings."""
+    lines = ["", "[[test]]", f"title = {_value(test['title'])}"]
+    lines += [f"rows.{table} = {_rows(rows)}" for table, rows in test["rows"].items()]
+    lines += ["rows = {}"] if not test["rows"] else []
+    return "\n".join([*lines, f"findings = {_value(test['findings'])}"]) + "\n"
 
 
 def _value(value: Any, column: int = 0) -> str:
