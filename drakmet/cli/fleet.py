@@ -282,6 +282,7 @@ def _show(run: Run, scanned: Scanned, *, as_json: bool) -> None:
             "hosts": len(scanned.hosts),
             "missing": sum(row["outcome"] not in ("done", "gaps") for row in scanned.hosts),
             "findings": len(scanned.findings),
+            "rule_faults": scanned.faults,
             "exit_code": int(scanned.exit_code),
         }
         sys.stdout.write(json_line(summary) + "\n")
@@ -292,8 +293,8 @@ def _show(run: Run, scanned: Scanned, *, as_json: bool) -> None:
         where = printable(places.get(finding.session, ""))
         click.echo(f"{finding.level:>13}  {where}: {printable(finding.message)} [{finding.rule}]")
     click.echo(f"{run.database}; {len(scanned.findings)} findings", err=True)
-    if scanned.rules_fault:
-        click.echo(f"the rules were not evaluated: {scanned.rules_fault}", err=True)
+    for rule, reason in scanned.faults.items():
+        click.echo(printable(f"rule {rule}: {reason}"), err=True)
     if run.left():
         click.echo(f"what is missing: drakmet fleet scan --resume {run.folder}", err=True)
 

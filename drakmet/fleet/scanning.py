@@ -36,6 +36,9 @@ _AGAIN = frozenset(("down", "not reached", "broken result", "broken bundle"))
 _GOOD = frozenset(("done", "gaps", "partly"))
 _OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _BUNDLES = 4
+# Of a fleet many guests have the same fault: a rule may find it in as many rows as are judged together.
+_TOGETHER = 1_000
+_FOR_A_RULE = 10.0
 _KEY = re.compile(r"3\.\d{1,2}-[a-z0-9_]{1,20}")
 
 
@@ -45,7 +48,8 @@ class Scanned:
 
     hosts: list[dict[str, Any]]
     findings: list[Finding] = field(default_factory=list)
-    rules_fault: DrakmetError | None = None
+    faults: dict[str, str] = field(default_factory=dict)
+    """Why rules could not be used, or not everywhere, by their ids."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -56,9 +60,8 @@ class Scanned:
             return ExitCode.PARTLY
         if self.findings:
             return ExitCode.FINDINGS
-        return (
-            ExitCode.PARTLY if self.rules_fault or any(h["outcome"] == "gaps" for h in self.hosts) else ExitCode.CLEAN
-        )
+        gaps = any(row["outcome"] == "gaps" for row in self.hosts)
+        return ExitCode.PARTLY if self.faults or gaps else ExitCode.CLEAN
 
 
 class FleetScan:
@@ -236,13 +239,27 @@ class FleetScan:
         self._note(f"{host}: {about.outcome}: {text}")
 
     def _judge(self, rules: RuleSet, writer: Writer, scanned: Scanned) -> None:
-        from drakmet.rules.evaluate import judge
+        from drakmet.rules import Evaluator
         from drakmet.store.reader import connect
 
         try:
-            found, _ = judge(self._run.database, rules.rules, rules.lists)
+            evaluator = Evaluator(
+                self._run.database,
+                rules.rules,
+                rules.lists,
+                exceptions=rules.site.exceptions,
+                where=rules.where,
+                whole=True,
+                seconds=_FOR_A_RULE,
+                chunk=_TOGETHER,
+            )
+            with contextlib.closing(evaluator):
+                found = evaluator.step()
+                scanned.faults = {
+                    outcome.rule: outcome.reason or "it failed" for outcome in evaluator.outcomes() if outcome.faulty
+                }
         except DrakmetError as error:
-            scanned.rules_fault = error
+            scanned.faults = {"": f"the rules were not evaluated: {error}"}
             return
         with contextlib.closing(connect(self._run.database)) as connection:
             known = set(connection.execute("SELECT session, rule, rests_on FROM finding"))

@@ -14,6 +14,7 @@ import gzip
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from drakmet.fleet.foreign import Result, read_result
@@ -21,8 +22,7 @@ from drakmet.fleet.merge import Merger
 from drakmet.fleet.records import FleetHost
 from drakmet.plugins import load_plugins
 from drakmet.records import CORE_RECORDS, Guest, Session
-from drakmet.rules import bundled, load_rules
-from drakmet.rules.evaluate import judge
+from drakmet.rules import Evaluator, bundled, load_rules
 from drakmet.scan import SCAN_RECORDS
 from drakmet.store import Writer
 from drakmet.store.verifier import verify
@@ -86,7 +86,9 @@ def main() -> None:
         print(f"  {packed.stat().st_size / 1024:.0f} KiB a host as it is fetched")
         rules = load_rules([bundled()])
         with Timed(f"{len(rules.rules)} rules over it (SQLite)"):
-            found, outcomes = judge(database, rules.rules, rules.lists)
+            evaluator = Evaluator(database, rules.rules, rules.lists, whole=True, seconds=10.0, chunk=1_000)
+            with closing(evaluator):
+                found, outcomes = evaluator.step(), evaluator.outcomes()
         print(f"{len(found)} findings, {sum(outcome.faulty for outcome in outcomes)} faults")
         with Timed("verify the chain"):
             assert not verify(database).faults

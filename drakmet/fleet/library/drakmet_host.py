@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import json
@@ -19,9 +20,12 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DOCUMENTATION = """
 module: drakmet_host
@@ -69,8 +73,13 @@ def look(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def scan(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Check the bundle, run it over the guests until the deadline, and pack the result."""
+    """Check the bundle, run it over the guests until the deadline, and pack the result: one scan a host at a time."""
     folder = Path(parameters["dir"])
+    with _alone(folder, parameters["deadline"]):
+        return _scan(folder, parameters)
+
+
+def _scan(folder: Path, parameters: dict[str, Any]) -> dict[str, Any]:
     bundle = folder / f"bundle-{parameters['bundle']}"
     if bundle.exists():
         check(bundle, parameters["bundle"])
@@ -114,6 +123,7 @@ def clean(parameters: dict[str, Any]) -> dict[str, Any]:
     if not parameters["keep"]:
         # What drakmet keeps of the guests' kernels, to be quicker the next time.
         shutil.rmtree(folder / ".cache", ignore_errors=True)
+        (folder / "lock").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
     return {"removed": removed}
@@ -165,6 +175,23 @@ def _fault(bundle: Path, wanted: str) -> str | None:
         if (bundle / name).is_symlink() or _sha256(bundle / name) != digest:
             return f"{name} was changed"
     return None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, seconds: float) -> Iterator[None]:
+    """Wait for a scan that was left behind, such as by a connection that broke: it would write to the same files."""
+    until = time.monotonic() + seconds
+    with (folder / "lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise HostError("slow", f"another scan of this host did not end in {seconds:g} s") from None
+                time.sleep(0.5)
+            else:
+                break
+        yield
 
 
 def _run(command: list[str], folder: Path, deadline: float, most: int) -> tuple[int, bytes, bytes]:
