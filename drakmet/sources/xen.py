@@ -118,13 +118,17 @@ class XenSource:
         return Altp2m(self.control, self.domid)
 
     def check_traps(self) -> None:
-        """Raise `UsageError` if Xen would refuse to set traps in this guest, before anything else costs time."""
+        """Raise `UsageError` if Xen would refuse to set traps in this guest, `ClaimedError` if another drakmet has it.
+
+        That is before anything else costs time; `monitor` makes sure.
+        """
         if not self.control.hvm_param(self.domid, HVM_PARAM_ALTP2M):
             raise UsageError(
                 "the guest cannot be watched: it was started without altp2m",
                 where=self.uri,
                 hint=NO_ALTP2M + " `drakmet scan` needs none of that.",
             )
+        Claim(self.domid).close()
 
     def guard(self) -> None:
         """Start the process that frees the guest should this one die; it is ready when `monitor` needs it."""

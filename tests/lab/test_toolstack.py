@@ -102,6 +102,10 @@ def test_a_guest_that_is_paused_resized_and_gets_fewer_vcpus_is_watched_on(runni
     running.run("xl", "vcpu-set", NAME, "1")
     running.goes_on()
     running.run("xl", "vcpu-set", "--ignore-host", NAME, "2")
+    # Nobody in the guest brings up what is plugged in; a vCPU that is must be in the view like the others.
+    plugged = "until echo 1 > /sys/devices/system/cpu/cpu1/online; do sleep 1; done; taskset -c 1 cat /etc/plugged"
+    running.guest.run(["sh", "-c", plugged], timeout=ENDED)
+    running.wait_for("grep /etc/plugged /root/w.out | grep -q '\"vcpu\": *1'", ENDED)
     running.goes_on()
     running.run("xl", "mem-set", NAME, "160")
     running.goes_on()
