@@ -39,7 +39,11 @@ QUESTIONS = (
         WITH RECURSIVE life AS (
             SELECT min(id) AS id, session, pid, start_time, max(ppid) AS ppid, coalesce(exe, comm) AS program, uid,
                    max(life) AS life, max(parent) AS parent
-            FROM process GROUP BY session, pid, coalesce(start_time, life, id)
+            FROM process AS one
+            -- A thread's own start is not its process's: where the process itself was seen, its threads are left out.
+            WHERE tid IS pid OR tid IS NULL OR start_time IS NULL OR NOT EXISTS (
+                SELECT 1 FROM process AS p WHERE p.pid = one.pid AND p.session = one.session AND p.tid = p.pid)
+            GROUP BY session, pid, coalesce(start_time, life, id)
         ), linked AS (
             SELECT c.*, CASE WHEN c.life IS NOT NULL THEN c.parent ELSE (
                 SELECT p.id FROM life AS p WHERE p.session = c.session AND p.pid = c.ppid AND p.pid <> c.pid

@@ -7,6 +7,7 @@ known (our own engine reads it), else the number of its life, which an import gi
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,10 @@ def walk(roots: list[Node]) -> Iterator[tuple[int, Node]]:
         waiting += [(depth + 1, child) for child in reversed(node.children)]
 
 
+def _start(node: Node) -> int:
+    return node.start_time or 0
+
+
 class Forest:
     """All processes of a file, or of one session."""
 
@@ -87,6 +92,7 @@ class Forest:
         self._nodes: dict[Key, Node] = {}
         self._of_row: dict[int, Node] = {}
         self._of_pid: dict[tuple[int, int | None], list[Node]] = defaultdict(list)
+        self._begun: dict[tuple[int, int | None], list[Node]] = defaultdict(list)
         self._parents: dict[Key, int | None] = {}
 
     def roots(self) -> list[Node]:
@@ -113,15 +119,22 @@ class Forest:
         yield from rows
 
     def _processes(self) -> None:
-        names = ("pid", "ppid", "start_time", "comm", "exe", "uid", "kernel_thread", "life", "parent")
-        for row in self._rows("process", *names):
+        names = ("pid", "tid", "ppid", "start_time", "comm", "exe", "uid", "kernel_thread", "life", "parent")
+        # Threads last: whose they are is known when the processes are.
+        for row in sorted(self._rows("process", *names), key=lambda row: row["tid"] not in (None, row["pid"])):
             session, pid, life = row["session"], row["pid"], row["life"]
             key = (session, "life", life) if life is not None else (session, pid, row["start_time"])
+            owner = self._of_thread(row)
+            if owner is not None:
+                self._of_row[row["id"]] = owner
+                continue
             node = self._nodes.get(key)
             if node is None:
                 node = self._nodes[key] = Node(row["id"], session, pid, row["ppid"], seen=row["time"])
                 node.start_time = row["start_time"]
                 self._of_pid[session, pid].append(node)
+                if node.start_time is not None:
+                    bisect.insort(self._begun[session, pid], node, key=_start)
                 self._parents[key] = row["parent"]
             elif row["parent"] is not None:
                 self._parents[key] = row["parent"]
@@ -130,6 +143,15 @@ class Forest:
             node.name = row["exe"] or row["comm"] or node.name
             node.kernel_thread = row["kernel_thread"]
             self._of_row[row["id"]] = node
+
+    def _of_thread(self, row: dict[str, Any]) -> Node | None:
+        """Return the process that a thread belongs to: that of its number which began last before the thread did."""
+        started = row["start_time"]
+        if row["tid"] in (None, row["pid"]) or started is None:
+            return None
+        begun = self._begun[row["session"], row["pid"]]
+        place = bisect.bisect_right(begun, started, key=_start)
+        return begun[place - 1] if place else None
 
     def _forks(self) -> None:
         for row in self._rows("process_fork", "process", "child_pid", "child_start_time", "thread"):

@@ -49,7 +49,7 @@ def pages(watched: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     run("import", log, "--db", place / "import.db", "--no-rules", "--guest", "g", "--host", "h")
     Writer(place / "empty.db", []).close()
     hostile(place / "hostile.db")
-    crowd(place / "crowd.db", processes=2000, events=8000)
+    crowd(place / "crowd.db", processes=800, events=3000)
     for path in place.glob("*.db"):
         run("report", path)
     return {path.stem: path for path in place.glob("*.html")}
