@@ -8,6 +8,7 @@ The process (``python -m drakmet.fleet.play``) gets a `Request` on standard inpu
 from __future__ import annotations
 
 import importlib.util
+import locale
 import os
 import re
 import resource
@@ -156,13 +157,23 @@ def _main() -> int:
         playbook=request.playbook,
         cmdline=shlex.join(request.arguments),
         passwords=request.passwords or None,
-        envvars={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "1", "ANSIBLE_HOST_PATTERN_MISMATCH": "error"},
+        envvars={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "1", "ANSIBLE_HOST_PATTERN_MISMATCH": "error"} | _locale(),
         event_handler=handle,
         quiet=True,
     )
     said = "".join(stream.read() for stream in (run.stdout, run.stderr))
     tell(Event(status=run.status, said=_COLOUR.sub("", said)[-50_000:]))
     return 0
+
+
+def _locale() -> dict[str, str]:
+    """Return what gives Ansible the encoding that it insists on, if the user's locale does not."""
+    try:
+        locale.setlocale(locale.LC_ALL, "")
+        good = locale.getlocale()[1] == "UTF-8"
+    except (locale.Error, ValueError):
+        good = False
+    return {} if good else {"LC_ALL": "C.UTF-8"}
 
 
 def _short(value: Any) -> Any:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from drakmet.cli.fleet import fleet
 from drakmet.fleet import scanning
 from drakmet.fleet.bundle import Bundle, make_bundle
 from drakmet.fleet.errors import FleetError
-from drakmet.fleet.library import drakmet_host
 from drakmet.store.verifier import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from click.testing import Result
+
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="Ansible reaches other hosts by ssh")
 
 
 @dataclass
@@ -118,29 +121,24 @@ def test_the_bundle_stays_on_the_host_and_the_result_does_not(scanned: Fleet) ->
     assert left.stat().st_mode & 0o077 == 0
 
 
-def test_going_on_does_what_is_left_and_checks_the_bundle_again(scanned: Fleet) -> None:
+def test_going_on_does_what_is_left_and_nothing_again(scanned: Fleet) -> None:
     (scanned.folder / "6.12.core").rename(scanned.folder / "later.core")
     hosts = json.loads((scanned.folder / "fleet.json").read_text())["xen"]["hosts"]
-    hosts["no xen here"] = here(scanned.folder / "none", core(scanned.folder, "5.10"))
     hosts["down"] = here(scanned.folder / "up", core(scanned.folder, "6.1"))
     write_inventory(scanned.folder / "fleet.json", hosts)
     before = scanned.rows("SELECT id, source FROM session ORDER BY id")
-    # Somebody changed a file of the bundle on one of the hosts: it is refused, and brought anew.
-    (bundle,) = (scanned.folder / "half").glob("bundle-*")
-    (bundle / "run.py").write_text("raise SystemExit('not what was sent')")
     with one_bundle(scanned.folder):
-        second = call("scan", "--resume", scanned.run, "--retries", "1")
-    assert second.exit_code == 1, second.output
-    assert "half: broken bundle" in second.stderr
+        second = call("scan", "--resume", scanned.run)
+    assert second.exit_code == 3, second.output
     after = scanned.rows("SELECT id, source FROM session ORDER BY id")
     assert after[: len(before)] == before
     # What was read is not read again: of the host that was partly read, only the guest that was not.
-    assert sorted(Path(source).name for _, source in after[len(before) :]) == ["5.10.core", "6.1.core", "later.core"]
+    assert sorted(Path(source).name for _, source in after[len(before) :]) == ["6.1.core", "later.core"]
     status = call("status", scanned.run, "--json")
-    assert status.exit_code == 0
+    assert status.exit_code == 3
     told = [(row["name"], row["outcome"], row["guests"], row["failed_guests"]) for row in json.loads(status.stdout)]
     assert sorted(told) == [
-        ("down", "done", 1, 0), ("good", "done", 2, 0), ("half", "done", 2, 0), ("no xen here", "done", 1, 0),
+        ("down", "done", 1, 0), ("good", "done", 2, 0), ("half", "done", 2, 0), ("no xen here", "no xen", None, None),
     ]  # fmt: skip
     assert not verify(scanned.run / "fleet.db").faults
 
@@ -155,13 +153,16 @@ def test_a_wrong_inventory_is_said_and_nothing_is_begun(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_locale_that_ansible_refuses_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    result = call("hosts", "-i", write_inventory(tmp_path / "one.json", {"a": here(tmp_path / "a", "image:x")}), "--nl")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["outcome"] == "ok"
+    assert not (tmp_path / "a").exists(), "nothing is brought"
+
+
 def test_no_run_is_said(tmp_path: Path) -> None:
     for command in (("status", tmp_path), ("scan", "--resume", tmp_path)):
         result = call(*command)
         assert isinstance(result.exception, FleetError)
         assert "no run" in str(result.exception)
-
-
-def test_the_inventory_says_which_python_runs_the_module() -> None:
-    # Ansible puts ansible_python_interpreter in the place of exactly this line, and takes any other for an order.
-    assert Path(drakmet_host.__file__).read_text().splitlines()[0] == "#!/usr/bin/python"
