@@ -3,6 +3,7 @@
 
 import functools
 import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from drakmet.cli.known import known_records
 from drakmet.cli.rules import rules
+from drakmet.errors import UsageError
 from drakmet.records import Record
 from drakmet.rules.trial import Laboratory
 
@@ -192,3 +194,18 @@ def test_correlations_that_sql_cannot_say_are_refused(sigma: Path, change: str, 
     text = f"title: Together\ncorrelation:\n  rules: [port]\n  timespan: 10m\n  {change}\n"
     (sigma / "all.yml").write_text(f"{LATER.strip()}\n---\n{text}")
     assert imported(sigma, ends=3)[-1]["kind"] == kind
+
+
+def test_without_the_extra_its_name_is_told(sigma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sigma / "shell.yml").write_text(RULE)
+    monkeypatch.delitem(sys.modules, "drakmet.rules.sigma.importer", raising=False)
+    monkeypatch.setitem(sys.modules, "sigma.collection", None)
+    told = run("import", "sigma", sigma, "--output", sigma.parent / "rules")
+    assert isinstance(told.exception, UsageError)
+    assert "drakmet[sigma]" in str(told.exception)
+
+
+def test_a_directory_without_rules_is_bad_input(sigma: Path) -> None:
+    told = run("import", "sigma", sigma, "--output", sigma.parent / "rules")
+    assert isinstance(told.exception, UsageError)
+    assert "*.yml" in str(told.exception)
