@@ -14,6 +14,7 @@ from drakmet.errors import DrakmetError, ExitCode
 
 # The one-line helps stand here as well, so that `drakmet --help` needs none of the modules; a test compares them.
 _COMMANDS = {
+    "apps": ("apps:apps", "Show which applications run, in which versions."),
     "coverage": ("coverage:coverage", "Say what was seen, and each gap with its reason."),
     "demo": ("demo:demo", "Show the main job on a Xen host of its own, in an emulator."),
     "diff": ("diff:diff", "Say what is new, gone or changed between two looks."),

@@ -25,6 +25,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--all", "everything", is_flag=True, help="scan every guest of this host")
 @click.option("--live", is_flag=True, help="never pause a guest; what changed while it was read is told")
 @click.option("--db", "database", type=_PATH, help="file to store in; the default bears the time")
+@click.option("--identity", type=_PATH, help="name code by this database, made by `drakmet identity build`")
 @click.option("--no-rules", is_flag=True, help="judge nothing, only store")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line: findings, guests, a summary")
 @rules_option
@@ -45,6 +46,7 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
       drakmet scan xen:web1
       drakmet scan --all --db tonight.db
       drakmet scan image:web1.core --json
+      drakmet scan xen:web1 --identity pages.db --db web1.db && drakmet apps web1.db
     """
     from drakmet.cli.scanning import run
     from drakmet.plugins import load_plugins
@@ -71,6 +73,7 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
         options["database"] or Path(f"drakmet-scan-{time.strftime('%Y%m%d-%H%M%S')}.db"),
         rules=rules,
         live=options["live"],
+        identity=options["identity"],
         note=lambda text: click.echo(text, err=True),
     )
     if options["as_json"]:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drakmet.errors import DrakmetError, ExitCode
+from drakmet.identity import Identities
 from drakmet.records import Coverage, CoverageKind
 from drakmet.scan import SCAN_RECORDS, Scanned, scan
+from drakmet.scan.applications import Applications
 from drakmet.sources.scanning import open_for_scan
 
 if TYPE_CHECKING:
@@ -92,11 +94,12 @@ def run(
     rules: RuleSet | None = None,
     live: bool = False,
     host: str | None = None,
+    identity: Path | None = None,
     note: Callable[[str], object] = lambda _: None,
 ) -> Results:
     """Scan guests one after the other into ``database``; one that cannot be read is a result like the others.
 
-    ``host`` is the name to store for the machine, if not its own.
+    ``host`` is the name to store for the machine, if not its own; ``identity`` a database to name code pages by.
     """
     from drakmet.rules import Evaluator
     from drakmet.store import Writer
@@ -105,6 +108,7 @@ def run(
     for plugin in plugins.failed:
         note(f"plugin {plugin.name} is left out: {plugin.error} ({plugin.origin})")
     with ExitStack() as stack:
+        identities = stack.enter_context(Identities.open(identity)) if identity else None
         writer = stack.enter_context(Writer(database, [*plugins.records, *SCAN_RECORDS]))
         evaluator = None
         if rules is not None:
@@ -113,7 +117,7 @@ def run(
             stack.callback(evaluator.close)
         for number, uri in enumerate(uris, 1):
             note(f"{uri} ({number} of {len(uris)})")
-            results.guests.append(_one(uri, plugins, writer, live=live, host=host, note=note))
+            results.guests.append(_one(uri, plugins, writer, identities, live=live, host=host, note=note))
         if evaluator is not None:
             try:
                 results.findings = evaluator.step()
@@ -130,7 +134,14 @@ def run(
 
 
 def _one(
-    uri: str, plugins: PluginSet, writer: Writer, *, live: bool, host: str | None, note: Callable[[str], object]
+    uri: str,
+    plugins: PluginSet,
+    writer: Writer,
+    identities: Identities | None,
+    *,
+    live: bool,
+    host: str | None,
+    note: Callable[[str], object],
 ) -> GuestResult:
     result = GuestResult(uri)
     begun = time.monotonic()
@@ -146,6 +157,7 @@ def _one(
                 source=uri, os="linux", kernel=kernel.banner, build_id=kernel.build_id, **kept
             )
             result.session = opened.session
+            memory, moves = source.memory, getattr(source, "moves", False)
             scanned = scan(
                 source,
                 plugins.plugins,
@@ -154,6 +166,7 @@ def _one(
                 next_process=opened.next_process,
                 live=live,
                 kernel=kernel,
+                more=[Applications(identities, memory, moves=moves)] if identities else [],
                 note=note,
             )
             _take(result, scanned, getattr(source, "problems", []))

@@ -55,6 +55,20 @@ class Answer(NamedTuple):
     pages: int
 
 
+class Judgement(NamedTuple):
+    """What pages say that are mapped from one file, each at its own place in it.
+
+    ``files`` agree with every page (verified), or with more than any other file and at least half of the pages
+    (modified: all but the pages ``differing``, by their number in the file). ``known`` is the number of pages that
+    they agree with.
+    """
+
+    verdict: Verdict
+    files: tuple[Match, ...]
+    known: int
+    differing: tuple[int, ...]
+
+
 def page_hash(page: bytes) -> bytes:
     """Return the 16-byte hash (BLAKE2b) that a page of 4096 bytes is looked up by."""
     return hashlib.blake2b(page, digest_size=16, person=b"drakmet page").digest()
@@ -153,6 +167,27 @@ class Identities:
         versions = frozenset.intersection(*sets)
         whole = len(sets) == len(hashes) and bool(versions)
         return Answer(Verdict.VERIFIED if whole else Verdict.MODIFIED, versions, len(sets), len(hashes))
+
+    def judge(self, pages: Sequence[tuple[int, bytes]]) -> Judgement:
+        """Judge pages of one file, given as number in the file and hash, by the files that have them at that place."""
+        if not pages:
+            return Judgement(Verdict.UNVERIFIABLE, (), 0, ())
+        found = self.lookup(digest for _, digest in pages)
+        having: dict[Match, set[int]] = {}
+        for number, digest in pages:
+            for match in found.get(digest, ()):
+                if match.number == number:
+                    having.setdefault(match._replace(number=0), set()).add(number)
+        known = max(map(len, having.values()), default=0)
+        # Fewer than half: another build shares pages with this one, and says nothing of what it is.
+        if 2 * known < len(pages):
+            return Judgement(Verdict.UNKNOWN, (), known, ())
+        files = {match: numbers for match, numbers in having.items() if len(numbers) == known}
+        named = tuple(sorted(files, key=str))
+        if known == len(pages):
+            return Judgement(Verdict.VERIFIED, named, known, ())
+        least = set[int]().union(*files.values())
+        return Judgement(Verdict.MODIFIED, named, known, tuple(n for n, _ in pages if n not in least))
 
     def stats(self) -> dict[str, int]:
         """Return the numbers of packages in their versions, files, distinct pages, and bytes of the database."""

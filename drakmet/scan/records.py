@@ -108,6 +108,26 @@ class MappedFile(EventRecord):
     memfd: Annotated[bool | None, "whether the file is in memory only (memfd_create)"] = None
 
 
+class Application(EventRecord):
+    """A program or library whose code a process has mapped, named by the pages of it that are in memory.
+
+    Only where a database of code pages was given (``drakmet identity``).
+    """
+
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("process",),)
+
+    path: Annotated[str | None, "the file; [vdso]; null for memory without one"] = None
+    verdict: Annotated[str | None, "verified, modified (a known file but for some pages), unknown, unverifiable"] = None
+    why: Annotated[str | None, "why nothing can be verified"] = None
+    package: Annotated[str | None, "the package, if all files that agree are of one"] = None
+    version: Annotated[str | None, "its version, if the pages leave one only"] = None
+    candidates: Annotated[list[str] | None, "package, version, architecture and path of all files that agree"] = None
+    build_id: Annotated[str | None, "the file's build-id in hex, if all that agree have one"] = None
+    pages: Annotated[int | None, "pages of code in memory that could be read: what the verdict rests on"] = None
+    known: Annotated[int | None, "those of them that the candidates have at the same place"] = None
+    differing: Annotated[list[int] | None, "numbers, in the file, of pages that are not as in the candidates"] = None
+
+
 class HiddenObject(EventRecord):
     """Something that one of the kernel's own books has and another has not: a sign of hiding, or of damage."""
 
@@ -120,6 +140,6 @@ class HiddenObject(EventRecord):
 
 
 SCAN_RECORDS: tuple[type[Record], ...] = (
-    GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, HiddenObject,
+    GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, Application, HiddenObject,
 )  # fmt: skip
 """The tables that a scan fills, beside those of plugins' collectors."""

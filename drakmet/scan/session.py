@@ -26,7 +26,7 @@ from drakmet.monitor.processes import Processes
 from drakmet.monitor.values import settle
 from drakmet.records import Coverage, CoverageKind, Record
 from drakmet.records import Process as ProcessRecord
-from drakmet.scan.collectors import BUILT_IN
+from drakmet.scan.collectors import BUILT_IN, Collector
 from drakmet.scan.memory import OutOfTime, ScanMemory
 from drakmet.sources.pausing import Pause as PauseTold
 
@@ -147,16 +147,17 @@ def scan(
     live: bool = False,
     seconds: float | None = 600.0,
     kernel: Kernel | None = None,
+    more: Iterable[Collector] = (),
     note: Callable[[str], object] = lambda _: None,
 ) -> Scanned:
     """Read a guest and give its records to ``sinks``; `GuestError` if its memory shows no kernel that can be read.
 
-    ``live`` never pauses it. ``seconds`` bounds the whole; what was read until then is given out, and the coverage says
-    where it ended.
+    ``live`` never pauses it, ``more`` are collectors beside those of every scan. ``seconds`` bounds the whole; what was
+    read until then is given out, and the coverage says where it ended.
     """
     found = kernel or source.kernel()
     memory = ScanMemory(source.memory, None if seconds is None else time.monotonic() + seconds)
-    collectors: list[tuple[Key, Collecting]] = [((_SCAN, one.__name__), one) for one in BUILT_IN]
+    collectors: list[tuple[Key, Collecting]] = [((_SCAN, one.__name__), one) for one in (*BUILT_IN, *more)]
     for plugin in plugins:
         collectors += [((plugin.name, getattr(one, "__name__", "collector")), one) for one in plugin.collectors]
     run = _Run(memory, found, collectors, session, next_process)

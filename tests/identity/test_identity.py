@@ -2,56 +2,17 @@
 """Pages of tiny packages are named; what is broken is told and leaves nothing behind."""
 
 import contextlib
-import io
 import sqlite3
-import struct
-import tarfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from identity.tiny import build, package, program
 
 from drakmet.errors import StoreError, UsageError
 from drakmet.identity import Identities, Verdict, deb, elf, page_hash
 from drakmet.identity.database import sources
-
-
-def program(*pages: bytes) -> bytes:
-    body = b"".join(page.ljust(4096, b"\x90") for page in pages)
-    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
-        "<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
-    return (header + struct.pack("<IIQQQQQQ", 1, 5, 4096, 0, 0, len(body), len(body), 4096)).ljust(4096, b"\0") + body
-
-
-def tar(name: str, data: bytes) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:xz") as archive:
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        archive.addfile(member, io.BytesIO(data))
-    return out.getvalue()
-
-
-def package(version: str, *pages: bytes) -> bytes:
-    control = f"Package: tool\nVersion: {version}\nArchitecture: amd64\n".encode()
-    out = b"!<arch>\n"
-    for name, data in (
-        ("control.tar.xz", tar("./control", control)),
-        ("data.tar.xz", tar("./bin/tool", program(*pages))),
-    ):
-        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
-    return out
-
-
-def build(folder: Path) -> Identities:
-    identities = Identities.open(folder / "pages.db", create=True)
-    for version in ("1", "2"):
-        path = folder / f"{version}.deb"
-        path.write_bytes(package(version, b"same", version.encode()))
-        assert identities.add(path) == 2
-    return identities
 
 
 def hashes(*pages: bytes) -> list[bytes]:
@@ -107,3 +68,17 @@ def test_broken_files_are_refused_and_nothing_worse(noise: bytes, at: int) -> No
     for whole, read in ((program(b"x"), elf.read), (package("1", b"x"), lambda data: list(deb.read(data)[1]))):
         with contextlib.suppress(UsageError):
             read(whole[:at] + noise + whole[at + len(noise) :])
+
+
+def test_pages_are_judged_by_the_places_they_have_in_a_file(tmp_path: Path) -> None:
+    same, one, two, strange = hashes(b"same", b"1", b"2", b"?")
+    with build(tmp_path) as identities:
+        assert identities.judge([]).verdict is Verdict.UNVERIFIABLE
+        both = identities.judge([(1, same)])
+        assert [match.version for match in both.files] == ["1", "2"]
+        verified = identities.judge([(1, same), (2, two)])
+        assert (verified.verdict, [match.version for match in verified.files]) == (Verdict.VERIFIED, ["2"])
+        modified = identities.judge([(1, same), (2, strange)])
+        assert (modified.verdict, modified.known, modified.differing) == (Verdict.MODIFIED, 1, (2,))
+        assert identities.judge([(2, same), (1, one)]).verdict is Verdict.UNKNOWN
+        assert identities.judge([(1, same), (2, strange), (3, strange)]).verdict is Verdict.UNKNOWN

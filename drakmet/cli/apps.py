@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``drakmet apps``: which programs and libraries ran, in which versions, as far as their code tells."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from drakmet.cli.output import Format, emit, output_options
+from drakmet.errors import ExitCode, StoreError, UsageError
+from drakmet.store.reader import connect
+
+_PATH = click.Path(path_type=Path)
+_COLUMNS = (
+    "guest", "application", "package", "version", "candidates", "verdict", "known", "pages", "processes", "first",
+    "last", "why",
+)  # fmt: skip
+# One line for what was named the same everywhere; the pages are those of the process that had most of them in memory.
+_QUERY = """
+SELECT guest.name AS guest, coalesce(a.path, '(memory without a file)') AS application, a.package, a.version,
+       a.candidates, a.verdict, max(a.pages) AS pages, a.known, a.why, count(DISTINCT a.process) AS processes,
+       min(a.time) AS first, max(a.time) AS last
+FROM application AS a JOIN session ON session.id = a.session JOIN guest ON guest.id = session.guest
+GROUP BY guest.id, a.path, a.verdict, a.package, a.version, a.candidates
+ORDER BY guest.name, CASE a.verdict WHEN 'modified' THEN 0 WHEN 'unknown' THEN 1 WHEN 'verified' THEN 3 ELSE 2 END,
+         a.package, a.path
+"""
+
+
+@click.command(short_help="Show which applications run, in which versions.")
+@click.argument("target", metavar="FILE|xen:GUEST|image:FILE")
+@click.option("--identity", type=_PATH, help="the database to name code by; for a guest or an image")
+@output_options
+@click.pass_context
+def apps(ctx: click.Context, target: str, identity: Path | None, output: Format) -> None:
+    """Show which applications run, in which versions: of a stored file, or of a guest or image that is scanned now.
+
+    Programs and libraries are named by the pages of their code that are in memory, not by what the guest says of them.
+    A version stands there only if the pages leave no other; else the candidates are told. Code of which the database
+    knows nothing is unknown, and nothing here is said to be safe.
+
+    \b
+    Example:
+      drakmet identity build pages.db *.deb
+      drakmet apps xen:web1 --identity pages.db
+      drakmet scan --all --identity pages.db --db tonight.db; drakmet apps tonight.db --json
+    """
+    if not target.startswith(("xen:", "image:", "vmi:")):
+        if identity is not None:
+            raise UsageError("a stored file was named when it was scanned", hint="--identity is for guests and images")
+        _show(Path(target), output)
+        return
+    if identity is None:
+        raise UsageError("nothing to name code by", hint="--identity DB; make one: drakmet identity build")
+    from drakmet.cli.scanning import run
+    from drakmet.plugins import load_plugins
+
+    with tempfile.TemporaryDirectory(prefix="drakmet-") as folder:
+        file = Path(folder) / "scan.db"
+        results = run([target], load_plugins(), file, identity=identity, note=lambda text: click.echo(text, err=True))
+        if any(guest.failed for guest in results.guests):
+            ctx.exit(int(results.exit_code))
+        _show(file, output)
+    ctx.exit(int(ExitCode.PARTLY if results.exit_code == ExitCode.PARTLY else ExitCode.CLEAN))
+
+
+def _show(file: Path, output: Format) -> None:
+    connection = connect(file)
+    try:
+        connection.row_factory = sqlite3.Row
+        rows = [dict(row) for row in connection.execute(_QUERY)]
+    except sqlite3.OperationalError:
+        rows = []  # a file of a drakmet that had no such table
+    finally:
+        connection.close()
+    if not rows:
+        hint = "scan with --identity DB (drakmet identity build)"
+        raise StoreError("no code was named in it", where=str(file), hint=hint)
+    for row in rows:
+        row["first"], row["last"] = _clock(row["first"]), _clock(row["last"])
+        row["candidates"] = json.loads(row["candidates"]) if row["candidates"] else None
+        if row["version"] is not None and output is Format.TABLE:
+            row["candidates"] = None
+    emit(rows, _COLUMNS, output)
+
+
+def _clock(nanoseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(nanoseconds // 10**9))

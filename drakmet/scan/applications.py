@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which file of which package each mapped piece of code is, told by its pages in memory and nothing the guest says.
+
+The guest's kernel says where code is mapped and what it calls the file; what the code is comes from the hashes alone.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from drakmet.errors import GuestError
+from drakmet.guest import codepages
+from drakmet.guest.memory import PAGE_SIZE, Unreadable
+from drakmet.guest.regions import VM_EXEC, Region, Regions
+from drakmet.identity import Judgement, Verdict, page_hash
+from drakmet.monitor.values import settle
+from drakmet.scan.records import Application
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from drakmet.guest.memory import PhysicalMemory
+    from drakmet.identity import Identities
+    from drakmet.records import Process
+    from drakmet.scan.session import Reading
+
+_MOST_PAGES: Final = 1 << 18
+"""Pages of one file that are looked at: 1 GiB of code."""
+_NO_FILE = "memory without a file"
+_VDSO = "[vdso]"
+
+
+class Applications:
+    """The collector of the table ``application``.
+
+    It reads code from the guest itself and not from the copies of the scan: to copy all code would pause the guest for
+    long. So a page counts only if it is at the same place before and after it was read.
+    """
+
+    __name__ = "applications"
+    tables: tuple[str, ...] = (Application.table,)
+
+    def __init__(self, identities: Identities, memory: PhysicalMemory, *, moves: bool) -> None:
+        self._identities = identities
+        self._memory = memory
+        self._moves = moves
+
+    def __call__(self, scan: Reading) -> Iterator[Application]:
+        """Yield a row for each process and each file it has mapped executable."""
+        guest = scan.guest
+        reader = Regions(guest.kernel)
+        levels = guest.kernel.levels
+        hashes: dict[int, bytes | None] = {}
+        judged: dict[tuple[tuple[int, bytes], ...], Judgement] = {}
+        paths: dict[int, str | None] = {0: None}
+        for task in scan.tasks():
+            process = scan.process(task)
+            if process is None or process.kernel_thread:
+                continue
+            by_file: dict[int, list[Region]] = {}
+            try:
+                mm = guest.task_reader.mm(task)
+                if not mm:
+                    continue  # `mapped_files` tells of it
+                cr3, vdso = guest.task_reader.cr3(mm), reader.vdso(mm)
+                for region in reader.of(mm):
+                    if region.flags & VM_EXEC:
+                        by_file.setdefault(-1 if region.start == vdso else region.file, []).append(region)
+            except GuestError as error:
+                scan.lose(f"code of process {process.pid}: {error.what}")
+                continue
+            for file, regions in by_file.items():
+                if file < 1:
+                    yield self._row(scan, process, _VDSO if file else None, "the kernel's own" if file else _NO_FILE)
+                    continue
+                if file not in paths:
+                    try:
+                        paths[file] = settle(guest.file(file)).path.text
+                    except GuestError as error:
+                        scan.lose(f"a mapped file of process {process.pid}: {error.what}")
+                        paths[file] = None
+                pages = tuple(self._pages(cr3, levels, regions, hashes))
+                if pages not in judged:
+                    judged[pages] = self._identities.judge(pages)
+                yield self._named(scan, process, paths[file], judged[pages], len(pages))
+
+    def _pages(
+        self, cr3: int, levels: int, regions: list[Region], hashes: dict[int, bytes | None]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield number in the file and hash of each page that is in memory and stayed where it was."""
+        places = self._places(cr3, levels, regions)
+        for page in places:
+            if page.gpa not in hashes:
+                try:
+                    hashes[page.gpa] = page_hash(self._memory.read(page.gpa, PAGE_SIZE))
+                except Unreadable:
+                    hashes[page.gpa] = None
+        still = set(self._places(cr3, levels, regions)) if self._moves else None
+        for page in places:
+            if still is not None and page not in still:
+                continue
+            digest = hashes[page.gpa]
+            if digest is not None and page.offset % PAGE_SIZE == 0:
+                yield page.offset // PAGE_SIZE, digest
+
+    def _places(self, cr3: int, levels: int, regions: list[Region]) -> list[codepages.CodePage]:
+        each = (page for region in regions for page in codepages.pages(self._memory, cr3, levels, region))
+        return list(islice(each, _MOST_PAGES))
+
+    def _row(self, scan: Reading, process: Process, path: str | None, why: str) -> Application:
+        return Application(
+            session=scan.session,
+            time=scan.time,
+            process=process.id,
+            path=path,
+            verdict=Verdict.UNVERIFIABLE.value,
+            why=why,
+        )
+
+    def _named(self, scan: Reading, process: Process, path: str | None, said: Judgement, pages: int) -> Application:
+        sure = said.verdict is Verdict.VERIFIED
+        packages = {match.package for match in said.files}
+        versions = {(match.package, match.version) for match in said.files}
+        build_ids = {match.build_id for match in said.files}
+        return Application(
+            session=scan.session,
+            time=scan.time,
+            process=process.id,
+            path=path,
+            unreadable="path" if path is None else None,
+            verdict=said.verdict.value,
+            why=None if pages else "none of its pages is in memory",
+            package=packages.pop() if len(packages) == 1 else None,
+            version=next(iter(versions))[1] if sure and len(versions) == 1 else None,
+            candidates=[" ".join(part or "-" for part in match[:4]) for match in said.files] or None,
+            build_id=build_ids.pop() if sure and len(build_ids) == 1 else None,
+            pages=pages,
+            known=said.known,
+            differing=list(said.differing) or None,
+        )

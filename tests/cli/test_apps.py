@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``drakmet apps`` over stored files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from click.testing import CliRunner
+
+from drakmet.cli.apps import apps
+from drakmet.errors import StoreError, UsageError
+from drakmet.scan import SCAN_RECORDS
+from drakmet.scan.records import Application
+from drakmet.store import Writer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def stored(path: Path, *rows: Application) -> str:
+    with Writer(path, list(SCAN_RECORDS)) as writer:
+        session = writer.begin_session(source="image:a", host="xen1", guest="web1").session
+        for row in rows:
+            writer.put(row)
+        writer.end_session(session, "done")
+    return str(path)
+
+
+def test_what_was_named_the_same_is_one_line_and_what_is_wrong_comes_first(tmp_path: Path) -> None:
+    ssl = {"path": "/usr/lib/libssl.so.3", "package": "libssl3", "verdict": "verified", "version": "3.0", "session": 1}
+    file = stored(
+        tmp_path / "a.db",
+        Application(process=1, time=10**9, pages=5, known=5, candidates=["libssl3 3.0 amd64 /x"], **ssl),
+        Application(process=2, time=3 * 10**9, pages=9, known=9, candidates=["libssl3 3.0 amd64 /x"], **ssl),
+        Application(session=1, process=2, path="/bin/\\x1bx", verdict="unknown", pages=2, known=0),
+    )
+    result = CliRunner().invoke(apps, [file, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    strange, named = json.loads(result.output)
+    assert (strange["application"], strange["verdict"]) == ("/bin/\\x1bx", "unknown")
+    assert (named["guest"], named["package"], named["version"], named["pages"]) == ("web1", "libssl3", "3.0", 9)
+    assert (named["processes"], named["candidates"]) == (2, ["libssl3 3.0 amd64 /x"])
+    assert (named["first"], named["last"]) == ("1970-01-01 00:00:01", "1970-01-01 00:00:03")
+
+
+def test_what_cannot_be_shown_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    for arguments, kind in (([str(tmp_path / "none.db")], StoreError), (["image:a"], UsageError)):
+        result = CliRunner().invoke(apps, arguments)
+        assert isinstance(result.exception, kind)
+    file = stored(tmp_path / "a.db")
+    nothing = CliRunner().invoke(apps, [file])
+    assert isinstance(nothing.exception, StoreError)
+    assert "--identity" in (nothing.exception.hint or "")
+    assert isinstance(CliRunner().invoke(apps, [file, "--identity", "pages.db"]).exception, UsageError)
