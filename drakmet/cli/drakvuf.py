@@ -106,9 +106,10 @@ class Session:
                 if deadline is not None and time.monotonic() >= deadline:
                     running.ask()
             imported = importer.finish()
+            ended = time.time_ns()
             code = running.end()
             outcome = explain(code, running.said)
-            for coverage in covered(imported, session.session):
+            for coverage in covered(imported, session.session, until=ended):
                 writer.put(coverage)
             silent = self._silent(writer, session.session, begun, imported, running)
             writer.end_session(session.session, outcome)

@@ -74,8 +74,11 @@ def system(block: bytes) -> str | None:
     return "linux" if _LINUX.search(block) else None
 
 
-def covered(imported: Imported, session: int) -> Iterator[Coverage]:
-    """Yield what was watched: DRAKVUF's plugins that printed anything, from the first to the last line with a time."""
+def covered(imported: Imported, session: int, until: int | None = None) -> Iterator[Coverage]:
+    """Yield what was watched: DRAKVUF's plugins that printed anything, from the first to the last line with a time.
+
+    ``until`` is when a DRAKVUF that was seen to run ended: a guest that did nothing was watched nonetheless.
+    """
     if imported.begin is None:
         return
     filled = _FILLED["windows" if imported.windows else "linux"]
@@ -86,7 +89,7 @@ def covered(imported: Imported, session: int) -> Iterator[Coverage]:
             trap=plugin or "others",
             tables=[f"drakvuf_{plugin}" if plugin else "drakvuf_other", *filled.get(plugin, ())],
             begin=imported.begin,
-            end=imported.end,
+            end=max((end for end in (imported.end, until) if end is not None), default=None),
         )
 
 

@@ -104,13 +104,17 @@ def test_ctrl_c_ends_it_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     threading.Thread(target=press, daemon=True).start()
     watch(tmp_path / "a.db")
     assert ask(tmp_path / "a.db", "SELECT count(*) FROM drakvuf_regmon") == [(1,)]
+    # It was watched until it ended, whenever its last line was printed.
+    armed = "SELECT count(*) FROM coverage JOIN session WHERE gap IS NULL AND coverage.end >= session.begin"
+    assert ask(tmp_path / "a.db", armed) == [(1,)]
     assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_one_that_does_not_heed_sigint_gets_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_WAIT", "long")
-    running = runner.Running(STAND_IN, (0.3, 5.0))
-    time.sleep(0.3)
+    running = runner.Running(STAND_IN, (0.3, 30.0))
+    while not running.said:  # before that, SIGINT would end it
+        time.sleep(0.05)
     assert running.end() == -signal.SIGTERM
 
 
