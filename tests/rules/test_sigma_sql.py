@@ -2,15 +2,18 @@
 """The SQL of any condition finds what the condition, read without SQL, is true of."""
 
 import json
+import re
 import sqlite3
 from typing import Any
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from drakmet.rules.sigma.events import Maker
 from drakmet.rules.sigma.fields import Kind, source_of
 from drakmet.rules.sigma.match import fits
+from drakmet.rules.sigma.sample import sample
 from drakmet.rules.sigma.sql import Writer
 from drakmet.rules.sigma.translate import translated
 from drakmet.rules.sigma.tree import And, Atom, Node, Not, Null, Number, Or, Present, Same, Text, Wild
@@ -104,3 +107,26 @@ def test_what_is_true_of_every_event_or_of_none_is_simplified() -> None:
     port = Atom("DestinationPort", Text(("22",)))
     assert translated(And((constant, port)), network).node == Atom("DestinationPort", Number("=", 22))
     assert all(field.kind in Kind for field in network.fields.values())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"a{3,}b?c+",
+        r"^\{[0-9a-f]{8}-x\}$",
+        r"[^a-z\d](one|two)\1*\s",
+        r".{1000,}",
+        r"(?:ab){2}\w\W\S\D",
+        r"x|y",
+        r"é\.\\",
+    ],
+)
+def test_a_text_is_made_for_a_regular_expression(pattern: str) -> None:
+    text = sample(pattern)
+    assert text is not None
+    assert re.search(pattern, text)
+
+
+def test_a_regular_expression_makes_no_endless_text() -> None:
+    assert sample("(((a{5000}){5000}){5000}){5000}") is None
+    assert sample("(") is None

@@ -164,6 +164,8 @@ class Maker:
         kind = self._known[name].kind
         if kind is Kind.NUMBER:
             return 4711
+        if names := self._known[name].names:
+            return list(names.values())[-1]
         if kind is Kind.PATH and self._directory:
             return self._directory + ("\\harmless.txt" if self._windows else "/harmless.txt")
         return "192.0.2.1" if name.endswith("Ip") else "harmless"
