@@ -68,10 +68,10 @@ def _kernel(look: Look) -> Facts:
     facts = Facts()
     if look.collected("guest_state"):
         columns = "release, version, command_line, hostname, cpus, levels, taint"
-        for row in look.rows(f"SELECT {columns} FROM guest_state WHERE session IN :in"):  # noqa: S608 - a constant
+        for row in look.rows(f"SELECT {columns} FROM guest_state WHERE :of(guest_state)"):  # noqa: S608 - a constant
             facts.add("kernel", **{key.replace("_", " "): value for key, value in row.items()})
     else:
-        sql = "SELECT g.os, g.kernel, g.build_id FROM session s JOIN guest g ON g.id = s.guest WHERE s.id IN :in"
+        sql = "SELECT g.os, g.kernel, g.build_id FROM session s JOIN guest g ON g.id = s.guest WHERE :of(session s)"
         for row in look.rows(sql):
             facts.add("kernel", version=row["kernel"], **{"system": row["os"], "build-id": row["build_id"]})
     return facts
@@ -90,7 +90,7 @@ def _processes(look: Look) -> Facts:
             sql = (
                 f"SELECT DISTINCT coalesce(t.path, p.exe, p.comm) AS path, t.argv, {uid} AS uid,"  # noqa: S608 - ours
                 f" t.deleted, t.memfd, p.container FROM {table} t LEFT JOIN process p ON p.id = t.process"
-                f" WHERE t.session IN :in LIMIT {MOST * 5}"
+                f" WHERE :of({table} t) LIMIT {MOST * 5}"
             )
             for row in look.rows(sql):
                 path, argv = row["path"] or "?", _argv(row)
@@ -103,7 +103,7 @@ def _processes(look: Look) -> Facts:
 
 def _kernel_threads(look: Look) -> Facts:
     facts = Facts()
-    for row in look.rows("SELECT DISTINCT comm FROM process WHERE kernel_thread AND session IN :in ORDER BY comm"):
+    for row in look.rows("SELECT DISTINCT comm FROM process WHERE kernel_thread AND :of(process) ORDER BY comm"):
         facts.add(_THREAD_NUMBER.sub("", row["comm"] or "") or "?")
     facts.absent = not facts.found
     return facts
@@ -112,7 +112,7 @@ def _kernel_threads(look: Look) -> Facts:
 def _modules(look: Look) -> Facts:
     facts = _facts(look, "kernel_module")
     if not facts.absent:
-        sql = "SELECT name, version, source_version, size, taint FROM kernel_module WHERE session IN :in"
+        sql = "SELECT name, version, source_version, size, taint FROM kernel_module WHERE :of(kernel_module)"
         for row in look.rows(sql):
             others = {"version": row["version"], "sources": row["source_version"]}
             facts.add(row["name"] or "?", **others, size=row["size"], taint=row["taint"] or None)
@@ -129,7 +129,7 @@ def _end(row: dict[str, Any], prefix: str = "") -> str:
 
 _SOCKET = """
 SELECT DISTINCT s.family, s.protocol, {columns}, s.path, coalesce(p.exe, p.comm) AS program
-FROM {table} s LEFT JOIN process p ON p.id = s.process WHERE s.session IN :in AND {where}
+FROM {table} s LEFT JOIN process p ON p.id = s.process WHERE :of({table} s) AND {where}
 """
 
 
@@ -159,8 +159,8 @@ def _listeners(look: Look) -> Facts:
 def _connections(look: Look) -> Facts:
     # The peers of what listens here come from any port and go by nothing that is the same tomorrow.
     scanned = (
-        "s.family IN ('inet', 'inet6') AND s.state <> 'listen' AND s.port AND NOT EXISTS (SELECT 1 FROM open_socket l"
-        " WHERE l.session = s.session AND l.state = 'listen' AND l.local_port = s.local_port)"
+        "s.family IN ('inet', 'inet6') AND s.state <> 'listen' AND s.port AND s.local_port NOT IN (SELECT l.local_port"
+        " FROM open_socket l WHERE :of(open_socket l) AND l.state = 'listen' AND l.local_port IS NOT NULL)"
     )
     watched = "s.family IN ('inet', 'inet6') AND coalesce(s.result, 0) IN (0, -115)"
     return _sockets(look, scanned, watched, "net_connect", "")
@@ -169,7 +169,7 @@ def _connections(look: Look) -> Facts:
 def _mounts(look: Look) -> Facts:
     facts = _facts(look, "mount_point")
     if not facts.absent:
-        for row in look.rows("SELECT DISTINCT path, source, type, options FROM mount_point WHERE session IN :in"):
+        for row in look.rows("SELECT DISTINCT path, source, type, options FROM mount_point WHERE :of(mount_point)"):
             options = row["options"]
             told = " ".join(map(str, options)) if isinstance(options, list) else None
             facts.add(row["path"] or "?", type=row["type"], source=row["source"], options=told)
@@ -182,7 +182,7 @@ def _code_files(look: Look) -> Facts:
     if not facts.absent:
         sql = (
             "SELECT DISTINCT path, inode FROM mapped_file"
-            " WHERE executable AND inode AND path IS NOT NULL AND session IN :in"
+            " WHERE executable AND inode AND path IS NOT NULL AND :of(mapped_file)"
         )
         for row in look.rows(sql):
             facts.add(row["path"], inode=row["inode"])
@@ -192,7 +192,7 @@ def _code_files(look: Look) -> Facts:
 def _hidden(look: Look) -> Facts:
     facts = _facts(look, "hidden_object")
     if not facts.absent:
-        for row in look.rows("SELECT DISTINCT kind, name, missing_in FROM hidden_object WHERE session IN :in"):
+        for row in look.rows("SELECT DISTINCT kind, name, missing_in FROM hidden_object WHERE :of(hidden_object)"):
             books = row["missing_in"]
             facts.add(f"{row['kind']} {row['name']}", missing_in=", ".join(books) if isinstance(books, list) else None)
     return facts
@@ -200,7 +200,7 @@ def _hidden(look: Look) -> Facts:
 
 def _findings(look: Look) -> Facts:
     facts = Facts()
-    for row in look.rows("SELECT rule, level, message FROM finding WHERE session IN :in ORDER BY id"):
+    for row in look.rows("SELECT rule, level, message FROM finding WHERE :of(finding) ORDER BY id"):
         message = _NUMBERS.sub("a process", row["message"])
         facts.add(message, f"{row['level']}: {row['rule']}", rule=row["rule"])
     return facts

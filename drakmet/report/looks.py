@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from drakmet.store import Reader
 
+_OF = re.compile(r":of\((\w+)(?: (\w+))?\)")
 LONG = 600.0
 """Seconds that a query of ours may take."""
 
@@ -26,11 +28,26 @@ class Look:
     host: str
     guest: str
     sessions: tuple[int, ...]
+    spans: dict[str, dict[int, tuple[int, int]]]
+    """By tables the lowest and highest ids of each session's rows; filled when a table is first asked."""
 
     def rows(self, sql: str) -> Iterator[dict[str, Any]]:
-        """Run a SELECT in which ``:in`` stands for the sessions' numbers."""
+        """Run a SELECT in which ``:of(table)`` or ``:of(table alias)`` stands for the table's rows of the sessions."""
+        yield from self.file.select(_OF.sub(self._of, sql), seconds=LONG)[1]
+
+    def _of(self, found: re.Match[str]) -> str:
+        table, alias = found[1], f"{found[2]}." if found[2] else ""
         numbers = ", ".join(str(int(number)) for number in self.sessions)
-        yield from self.file.select(sql.replace(":in", f"({numbers})"), seconds=LONG)[1]
+        if table in ("session", "guest"):
+            return f"{alias}id IN ({numbers})"
+        if table not in self.spans:
+            sql = f"SELECT session, min(id) AS low, max(id) AS high FROM {quote(table)} GROUP BY session"  # noqa: S608
+            rows = self.file.select(sql, seconds=LONG)[1]
+            self.spans[table] = {row["session"]: (row["low"], row["high"]) for row in rows}
+        spans = [self.spans[table][number] for number in self.sessions if number in self.spans[table]]
+        low, high = min((low for low, _ in spans), default=0), max((high for _, high in spans), default=-1)
+        # No index leads to the rows of a session, but they lie more or less together.
+        return f"{alias}session IN ({numbers}) AND {alias}id BETWEEN {low} AND {high}"
 
     def has(self, table: str) -> bool:
         """Tell whether the file has a table."""
@@ -43,7 +60,7 @@ class Look:
         mentions = list(self._mentions(table))
         if mentions:
             return any(row["gap"] is None for row in mentions)
-        sql = f"SELECT 1 AS found FROM {quote(table)} WHERE session IN :in LIMIT 1"  # noqa: S608 - a known table
+        sql = f"SELECT 1 AS found FROM {quote(table)} WHERE :of({table}) LIMIT 1"  # noqa: S608 - a known table
         return any(True for _ in self.rows(sql))
 
     def gaps(self, tables: Collection[str]) -> str | None:
@@ -56,7 +73,7 @@ class Look:
         return "; ".join(list(found)[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "") or None
 
     def _mentions(self, table: str) -> Iterator[dict[str, Any]]:
-        sql = "SELECT trap, gap, missed, tables FROM coverage WHERE session IN :in ORDER BY id"
+        sql = "SELECT trap, gap, missed, tables FROM coverage WHERE :of(coverage) ORDER BY id"
         return (row for row in self.rows(sql) if table in row["tables"])
 
 
@@ -78,8 +95,9 @@ def looks(file: Reader, sessions: Sequence[int] | None = None) -> dict[tuple[str
     Raises `UsageError` for a session that is not in the file.
     """
     all_of = history(file)
+    spans: dict[str, dict[int, tuple[int, int]]] = {}
     if sessions is None:
-        return {name: Look(file, *name, (numbers[-1],)) for name, numbers in all_of.items()}
+        return {name: Look(file, *name, (numbers[-1],), spans) for name, numbers in all_of.items()}
     wanted = set(sessions)
     if missing := wanted - {number for numbers in all_of.values() for number in numbers}:
         raise UsageError(
@@ -88,4 +106,4 @@ def looks(file: Reader, sessions: Sequence[int] | None = None) -> dict[tuple[str
             hint='drakmet query FILE "SELECT id, utc(begin), source FROM session" lists them',
         )
     chosen = {name: tuple(number for number in numbers if number in wanted) for name, numbers in all_of.items()}
-    return {name: Look(file, *name, numbers) for name, numbers in chosen.items() if numbers}
+    return {name: Look(file, *name, numbers, spans) for name, numbers in chosen.items() if numbers}
