@@ -89,7 +89,7 @@ def test_no_python_is_made_of_yaml(tmp_path: Path) -> None:
     assert entry.kind == "file"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cut=st.integers(0, len(SOUND)), put=st.text(max_size=8), width=st.integers(0, 12))
 def test_no_change_of_a_rule_makes_reading_fail(tmp_path: Path, cut: int, put: str, width: int) -> None:
     text = SOUND[:cut] + put + SOUND[cut + width :]

@@ -7,7 +7,7 @@ import sqlite3
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from drakmet.rules.sigma.events import Maker
@@ -25,23 +25,28 @@ TEXTS = ("Image", "ParentImage", "CurrentDirectory", "CommandLine")
 
 letters = st.text(alphabet="aAbB\\%_^*[]?' /éÉ→", max_size=4)
 patterns = st.lists(letters | st.sampled_from(Wild), min_size=1, max_size=4).map(tuple)
-tests = st.one_of(
-    st.builds(Text, patterns, st.booleans()),
+others = st.one_of(
     st.just(Null()),
     st.just(Present()),
     st.builds(Same, st.sampled_from(TEXTS[:3]), st.booleans(), st.booleans()),
 )
 numbers = st.builds(Number, st.sampled_from(["=", "<", "<=", ">", ">="]), st.integers(-2, 2))
-atoms = st.one_of(st.builds(Atom, st.sampled_from(TEXTS), tests), st.builds(Atom, st.just("ProcessId"), numbers))
-trees = st.recursive(
-    atoms,
-    lambda inner: st.one_of(
-        st.lists(inner, min_size=1, max_size=4).map(lambda of: And(tuple(of))),
-        st.lists(inner, min_size=1, max_size=4).map(lambda of: Or(tuple(of))),
-        st.builds(Not, inner),
-    ),
-    max_leaves=8,
-)
+
+
+def trees(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    tests = st.builds(Text, of, st.booleans()) | others
+    atoms = st.one_of(st.builds(Atom, st.sampled_from(TEXTS), tests), st.builds(Atom, st.just("ProcessId"), numbers))
+    return st.recursive(
+        atoms,
+        lambda inner: st.one_of(
+            st.lists(inner, min_size=1, max_size=4).map(lambda of: And(tuple(of))),
+            st.lists(inner, min_size=1, max_size=4).map(lambda of: Or(tuple(of))),
+            st.builds(Not, inner),
+        ),
+        max_leaves=8,
+    )
+
+
 events = st.fixed_dictionaries(
     {**dict.fromkeys(TEXTS, st.none() | letters), "ProcessId": st.none() | st.integers(-2, 2)}
 )
@@ -74,18 +79,21 @@ def found(node: Node, event: dict[str, Any]) -> bool:
         connection.close()
 
 
-@settings(max_examples=120, deadline=None)
-@given(tree=trees, event=events)
+# The same examples each time, so that no load and no luck decides.
+steady = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@settings(steady, max_examples=120)
+@given(tree=trees(patterns), event=events)
 def test_sql_and_condition_agree_on_any_event(tree: Node, event: dict[str, Any]) -> None:
     # A backslash is two characters of guest text, and ? is one: that is told in sigma.md.
     assume("\\" not in str(event) or Wild.ONE not in _parts(tree))
     assert found(tree, event) is fits(tree, event)
 
 
-@settings(max_examples=60, deadline=None)
-@given(tree=trees)
+@settings(steady, max_examples=60)
+@given(tree=trees(st.lists(letters | st.just(Wild.ANY), min_size=1, max_size=4).map(tuple)))
 def test_sql_and_condition_agree_on_events_made_of_the_condition(tree: Node) -> None:
-    assume(Wild.ONE not in _parts(tree))
     maker = Maker(SOURCE.fields, windows=False)
     fitting = maker.fitting(tree, 3)
     for event in [*fitting, *maker.near(tree, fitting, 5)]:
