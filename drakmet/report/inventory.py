@@ -92,11 +92,25 @@ def _value(value: Any) -> str | None:
     return short(value.hex() if isinstance(value, bytes) else value)
 
 
+def seen(source: Source) -> Row:
+    """Return the number of traps, each in its session, and of those that did not see everything."""
+    if not source.has("coverage"):
+        return {"traps": 0, "with_gaps": 0}
+    sql = (
+        "SELECT count(*) AS traps, coalesce(sum(gaps), 0) AS with_gaps FROM (SELECT"
+        " max(gap IS NOT NULL OR coalesce(missed, 0) > 0) AS gaps FROM coverage WHERE :within"
+        " GROUP BY session, plugin, trap)"
+    )
+    return next(source.select(sql))
+
+
 def coverage(source: Source) -> list[Row]:
-    """Return the intervals of the coverage: armed, and each gap with its reason."""
+    """Return the intervals of the coverage: armed, and each gap with its reason; of too many the gaps."""
     names = ("session", "plugin", "trap", "tables", "begin", "end", "kind", "gap", "missed")
     found = []
-    for row in source.some("coverage", "session, plugin, trap, begin", source.limits.intervals):
+    for row in source.some(
+        "coverage", "gap IS NULL AND coalesce(missed, 0) = 0, session, plugin, trap, begin", source.limits.intervals
+    ):
         tables = row.get("tables")
         told: Row = {"guest": source.guests.get(row["session"])} | _plain(row, *names)
         told["tables"] = short(", ".join(map(str, tables)) if isinstance(tables, list) else None)

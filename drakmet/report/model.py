@@ -74,6 +74,7 @@ def model(
             source, "mount_point", "session, path", "path", "type", "source", "options", "device"
         ),
         "hidden": inventory.placed(source, "hidden_object", "id", "kind", "name", "number", "seen_in", "missing_in"),
+        "seen": inventory.seen(source),
         "coverage": inventory.coverage(source),
         "faults": inventory.placed(source, "plugin_fault", "id", "time", "plugin", "trap", "error"),
         "quarantined": _quarantined(source),

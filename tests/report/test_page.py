@@ -63,6 +63,9 @@ def test_the_demo_is_told_whole(watched: Path) -> None:
     known = {one["id"] for one in found["processes"]}
     for part in ("findings", "events", "connections"):
         assert {one["process"] for one in found[part]} <= {*known, None}
+    assert found["seen"] == {"traps": 27, "with_gaps": 1}
+    few = told(watched, limits=Limits(intervals=1))
+    assert (few["seen"], [one["trap"] for one in few["coverage"]]) == (found["seen"], ["identity"])
     first = found["findings"][0]
     assert (first["level"], first["rule"], first["coverage"]) == ("critical", "ld-preload-changed", "complete")
     assert "path: /etc/ld.so.preload" in first["rests_on"][0]["text"]
@@ -116,6 +119,7 @@ def test_much_is_bounded_and_what_is_left_out_is_told(tmp_path: Path) -> None:
     assert found["levels"] == found["guests"][0]["levels"] == {"low": 100}
     assert max(one["findings"] for one in found["processes"]) == 1
     assert sum(one["findings"] for one in told(path)["processes"]) == 100
+    assert found["seen"] == {"traps": 0, "with_gaps": 0}
     assert found["connections_total"] > len(found["connections"])
     assert len(found["timeline"]["cells"]) <= 300
     assert sum(cell["number"] for cell in found["timeline"]["cells"]) == 3000

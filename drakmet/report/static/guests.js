@@ -75,9 +75,15 @@ function sessionsFold() {
   ], rows), rows.length < 8);
 }
 
-function inventory(title, rows, columns, open) {
+// A part of a table that is longer than a report lists says so, as what is filtered out of it may be all there is.
+function inventory(title, rows, columns, open, table_) {
   const passing = rows.filter(rows.some((row) => "process" in row) ? passes : ofGuest);
-  return rows.length > 0 && fold(`${title}: ${number(passing.length)}`, () => table(title, [...guestColumns(), ...columns], passing, "None passes the filter."), open);
+  return rows.length > 0 && fold(`${title}: ${number(passing.length)}${listedOf(rows, table_)}`, () => table(title, [...guestColumns(), ...columns], passing, "None passes the filter."), open);
+}
+
+function listedOf(rows, table_) {
+  const all = REPORT.totals[table_] ?? 0;
+  return all > rows.length ? ` (of ${number(rows.length)} listed; the file has ${number(all)})` : "";
 }
 
 function inventories() {
@@ -86,8 +92,8 @@ function inventories() {
     inventory("Hidden objects", REPORT.hidden, plain("kind", "name", "number", "seen_in", "missing_in"), true),
     inventory("Listening", REPORT.listeners, [
       { title: "Address", get: (row) => endpoint(row) }, { title: "Protocol", get: (row) => row.protocol ?? row.family }, processColumn()]),
-    inventory("Kernel modules", REPORT.modules, plain("name", "version", "size", "state", "taint")),
-    inventory("Mounts", REPORT.mounts, plain("path", "type", "source", "options", "device")),
+    inventory("Kernel modules", REPORT.modules, plain("name", "version", "size", "state", "taint"), false, "kernel_module"),
+    inventory("Mounts", REPORT.mounts, plain("path", "type", "source", "options", "device"), false, "mount_point"),
     inventory("Errors of plugins", REPORT.faults, plain("plugin", "trap", "error"), true),
   ];
 }

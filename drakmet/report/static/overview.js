@@ -24,8 +24,7 @@ function drawHead(node) {
 
 function tiles() {
   const happened = REPORT.timeline.lanes.reduce((sum, lane) => sum + lane.rows, 0);
-  const unseen = new Set(REPORT.coverage.filter((one) => one.gap || one.missed).map((one) => `${one.session} ${one.plugin} ${one.trap}`)).size;
-  const traps = new Set(REPORT.coverage.map((one) => `${one.session} ${one.plugin} ${one.trap}`)).size;
+  const { traps, with_gaps: unseen } = REPORT.seen;
   const findings = Object.values(REPORT.levels).reduce((sum, one) => sum + one, 0);
   return [
     tile("findings", findings, "Findings", findings === 0 ? "none is stored" : el("span", { class: "levels" }, LEVELS.filter((level) => REPORT.levels[level]).map((level) =>

@@ -42,7 +42,7 @@ function processesPart() {
     }
     const more = rows.length > most;
     put(body, rows.slice(0, most));
-    put(note, !keep.size && "No process passes the filter.", more && [`The first ${number(most)} rows. `, button("Show more", () => { most += 1000; draw(); })]);
+    put(note, REPORT.processes_total > REPORT.processes.length && `Listed are ${number(REPORT.processes.length)} of ${number(REPORT.processes_total)} processes. `, !keep.size && "No process passes the filter.", more && [`The first ${number(most)} rows. `, button("Show more", () => { most += 1000; draw(); })]);
   }
 
   function processRow(one, depth, children, expanded) {
