@@ -68,6 +68,7 @@ def test_a_start_on_windows_is_its_maker_s_and_its_command_line_is_parted_as_win
     assert (fork.child_pid, fork.child_tid, fork.thread) == (200, 201, False)  # type: ignore[attr-defined]
     assert start.process == maker.id  # type: ignore[attr-defined]
     assert start.argv == [r"C:\\Program Files\\x.exe", "/c", "a b", "é"]  # type: ignore[attr-defined]
+    assert start.command_line == r'"C:\\Program Files\\x.exe" /c "a b" é'  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("status", ["0xc0000022", None, "x"])
