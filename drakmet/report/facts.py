@@ -189,6 +189,18 @@ def _code_files(look: Look) -> Facts:
     return facts
 
 
+def _applications(look: Look) -> Facts:
+    facts = _facts(look, "application")
+    if not facts.absent:
+        sql = (
+            "SELECT DISTINCT path, package, version, verdict FROM application"
+            " WHERE path IS NOT NULL AND pages AND :of(application) ORDER BY path"
+        )
+        for row in look.rows(sql):
+            facts.add(row["path"], package=row["package"], version=row["version"], verdict=row["verdict"])
+    return facts
+
+
 def _hidden(look: Look) -> Facts:
     facts = _facts(look, "hidden_object")
     if not facts.absent:
@@ -215,6 +227,7 @@ KINDS: dict[str, Callable[[Look], Facts]] = {
     "connection": _connections,
     "mount": _mounts,
     "code file": _code_files,
+    "application": _applications,
     "hidden object": _hidden,
     "finding": _findings,
 }

@@ -14,7 +14,7 @@ from drakmet.cli.known import known_records
 from drakmet.errors import ExitCode, UsageError
 from drakmet.records import Coverage, Finding, Process
 from drakmet.report.diff import COLUMNS, Change, Side, compare
-from drakmet.scan.records import GuestState, HiddenObject, KernelModule, MappedFile, MountPoint, OpenSocket
+from drakmet.scan.records import Application, GuestState, HiddenObject, KernelModule, MappedFile, MountPoint, OpenSocket
 from drakmet.store import Reader, Writer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KNOWN = known_records()
 Running = next(record for record in KNOWN if record.table == "process_running")
-SCANNED = (Running, GuestState, OpenSocket, KernelModule, MountPoint, MappedFile, HiddenObject)
+SCANNED = (Running, GuestState, OpenSocket, KernelModule, MountPoint, MappedFile, Application, HiddenObject)
 
 
 class Scan:
@@ -75,6 +75,7 @@ def two(tmp_path: Path) -> Path:
             OpenSocket(fd=3, family="inet", protocol="tcp", state="listen", local_address="10.0.0.1", local_port=22),
             MountPoint(path="/", source="/dev/xvda", type="ext4", options=["ro"]),
             MappedFile(path="/lib/libssl.so.3", executable=True, inode=10),
+            Application(path="/lib/libssl.so.3", package="libssl3", version="3.0.15", verdict="verified", pages=9),
             finding("pid 101 does it"),
             finding("it is over"),
             begin=1,
@@ -90,6 +91,7 @@ def two(tmp_path: Path) -> Path:
             OpenSocket(fd=4, family="inet6", protocol="tcp", state="listen", local_address="::", local_port=31337),
             MountPoint(path="/", source="/dev/xvda", type="ext4", options=["rw"]),
             MappedFile(path="/lib/libssl.so.3", executable=True, inode=11),
+            Application(path="/lib/libssl.so.3", package="libssl3", version="3.0.16", verdict="verified", pages=8),
             HiddenObject(kind="module", name="rootkit", missing_in=["list of modules"]),
             finding("pid 7 does it"),
             finding("it is new"),
@@ -115,6 +117,7 @@ def test_what_is_new_gone_and_changed(two: Path) -> None:
         ("listener", "new", "tcp [::]:31337"),
         ("mount", "changed", "/"),
         ("code file", "changed", "/lib/libssl.so.3"),
+        ("application", "changed", "/lib/libssl.so.3"),
         ("hidden object", "new", "module rootkit"),
         ("finding", "new", "it is new"),
         ("finding", "gone", "it is over"),
