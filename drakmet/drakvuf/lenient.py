@@ -39,6 +39,17 @@ def parse(line: str) -> Pairs:
     return found
 
 
+def parse_from(line: str, start: int) -> tuple[Pairs, int]:
+    """Return the object that begins at ``start``, and where it ends; raise ValueError if none begins there."""
+    try:
+        found, end = _decoder.raw_decode(line, start)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, Pairs):
+        raise ValueError("no JSON object begins there")  # noqa: TRY004 - a value from outside
+    return found, end
+
+
 def dump(pairs: Pairs, *, escaped: bool = False) -> str:
     """Return an object as JSON in one line; if ``escaped``, every string is guest text."""
     return _dump(pairs, escaped)

@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from drakmet.drakvuf.lenient import Pairs, parse
+from drakmet.drakvuf.lenient import Pairs, parse, parse_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BEGIN = '{"Plugin"'
+_BLANK = re.compile(r"[ \t\r]*")
 _MOST_LINES = 1000
 _MOST_TEXT = 1 << 20
 
 
 class Whole(NamedTuple):
-    """An object, and the text it was read from: ``lines`` lines, or the rest of one."""
+    """An object, and the text it was read from: ``lines`` lines, or a part of one; ``parted`` if another follows."""
 
     text: str
     pairs: Pairs
     lines: int = 1
+    parted: bool = False
 
 
 class Refused(NamedTuple):
@@ -76,6 +79,20 @@ class Mender:
             yield from self.give_up("the line is cut short")
 
     def _broken(self, line: str, reason: str) -> Iterator[Whole | Refused]:
+        start = 0
+        while line.startswith(_BEGIN, start):
+            try:
+                pairs, end = parse_from(line, start)
+            except ValueError:
+                break
+            following = _BLANK.match(line, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+            if following < len(line) and not line.startswith(_BEGIN, following):
+                break
+            yield Whole(line[start:end], pairs, parted=following < len(line))
+            start = following
+        line = line[start:]
+        if not line:
+            return
         at = line.rfind(_BEGIN)
         if at > 0:
             try:

@@ -226,6 +226,7 @@ class Parser:
         for one in outcomes:
             if isinstance(one, Whole):
                 self.tally.joined += one.lines - 1
+                self.tally.parted += one.parted
                 self._row(one.text, one.pairs)
             else:
                 # What was on the line is quarantined; what follows on it is not another line.

@@ -231,3 +231,20 @@ def test_no_byte_is_lost_whatever_is_cut(lines: list[bytes], cuts: list[int], ju
         row["fields"].encode()
     for text, _ in found.refused:
         unescape(text)
+
+
+@pytest.mark.parametrize("between", [b"", b" ", b"\t"])
+@pytest.mark.parametrize("count", [2, 3, 2000])
+def test_whole_objects_that_share_a_line_are_rows_each(between: bytes, count: int) -> None:
+    found = parse(between.join(line("regmon", [], EventUID=hex(number)) for number in range(count)) + b"\n")
+    assert found.refused == []
+    assert [row["event"] for row in found.rows] == list(range(count))
+    tally = found.parser.tally
+    assert (tally.lines, tally.parted, tally.balanced) == (1, count - 1, True)
+
+
+def test_a_line_with_a_newline_in_a_name_goes_on_behind_a_whole_one() -> None:
+    found = parse(line("regmon", [], EventUID="0x1") + line("regmon", [("Key", "a\nb")], EventUID="0x2") + b"\n")
+    assert found.refused == []
+    assert [row["event"] for row in found.rows] == [1, 2]
+    assert found.parser.tally.balanced
