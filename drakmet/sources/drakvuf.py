@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import heapq
@@ -135,9 +136,11 @@ class LogFile:
                 if unpacker.eof:
                     unpacker = make()
                 begun = True
+                piece, before = b"", None
                 try:
                     for at in range(0, len(data), _CHUNK >> 4):
                         piece = data[at : at + (_CHUNK >> 4)]
+                        before = unpacker.copy() if hasattr(unpacker, "copy") else None
                         yield unpacker.decompress(piece) or b""
                         if unpacker.eof:
                             data = unpacker.unused_data + data[at + len(piece) :]
@@ -146,12 +149,21 @@ class LogFile:
                         data = b""
                 except Exception as error:  # noqa: BLE001 - zlib.error or zstandard's, which may not be there to name
                     self.fault = f"the compressed log is damaged: {error}"
+                    yield from _until_it_fails(before, piece)
                     return
                 if unpacker.eof and not data.strip(b"\0"):
                     data = b""
             data = next(raw, None)
         if begun and not unpacker.eof:
             self.fault = "the compressed log ends early"
+
+
+def _until_it_fails(unpacker: Any, piece: bytes) -> Iterator[bytes]:
+    """Yield what a damaged piece gives up to the damage: with the error, all that the piece gave before it is lost."""
+    if unpacker is not None:
+        with contextlib.suppress(zlib.error):
+            for at in range(len(piece)):
+                yield unpacker.decompress(piece[at : at + 1])
 
 
 class DrakvufSource:

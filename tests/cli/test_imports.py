@@ -132,6 +132,16 @@ def test_a_compressed_log_that_is_cut_gives_what_is_there(tmp_path: Path) -> Non
     assert 100 < found["records"] < 1354
 
 
+def test_a_damaged_compressed_log_gives_all_up_to_the_damage(tmp_path: Path) -> None:
+    lines = b"".join(line("regmon", [("Key", f"k{number}")]) + b"\n" for number in range(100))
+    packed = gzip.compress(lines)
+    log = tmp_path / "crc.gz"
+    log.write_bytes(packed[:-8] + bytes(8))  # a checksum and a length that are not its own
+    found = summary(log, "--db", tmp_path / "crc.db", code=3)
+    assert "damaged" in found["outcome"]
+    assert found["records"] + found["quarantined"] == found["lines"] == 100
+
+
 def test_a_number_too_large_for_a_column_loses_nothing(tmp_path: Path) -> None:
     log, path = tmp_path / "x.log", tmp_path / "x.db"
     log.write_bytes(line("regmon", [("Key", 10**40)], TID=2**64) + b"\n" + line("regmon", [], PID=-(2**63)))
