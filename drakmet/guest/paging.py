@@ -7,6 +7,7 @@ used stale. What needs no walk (the direct map, the kernel's image) is a subtrac
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from drakmet.guest import flat
@@ -40,9 +41,11 @@ class AddressSpace:
         if not 0 <= address <= _U64 or not flat.canonical(address, self.levels):
             raise Unreadable(f"{address & _U64:#x} is no address of this CPU mode")
         if self._flat is not None:
-            _, start, size = flat.entries(self._flat, self.levels, self.root, address)
-            offset = address & (size - 1)
-            return start + offset, size - offset
+            # A table that is not mapped yet reads as zeros there: only `read` knows that nothing is mapped.
+            with contextlib.suppress(Unreadable):
+                _, start, size = flat.entries(self._flat, self.levels, self.root, address)
+                offset = address & (size - 1)
+                return start + offset, size - offset
         read = self.memory_read_u64
         table = self.root
         shift = 39 if self.levels == 4 else 48

@@ -14,6 +14,7 @@ from drakmet.guest import flat, kernel
 from drakmet.guest.fetch import compile_field
 from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import PAGE_SIZE, SparseMemory, Unreadable, missing
+from drakmet.guest.paging import AddressSpace
 
 from .images import NAMES, Image, image
 from .scenes import SCENES
@@ -307,3 +308,27 @@ def test_a_namespace_and_a_cgroup_that_changed_where_they_lie_are_seen() -> None
     name = guest.read_u64(node + offset("kernfs_node", "name"))
     memory.write(guest.kernel.gpa(name), b"DOCKER")
     assert reader.cgroup(css_set) == path.replace("docker", "DOCKER")
+
+
+class LazyMemory(FlatMemory):
+    """Frames are there only once they were asked for, as in a guest's memory that is mapped piece by piece."""
+
+    def __init__(self, memory: SparseMemory) -> None:
+        super().__init__(SparseMemory({}, memory.size))
+        self.pages = memory.pages
+
+    def read(self, gpa: int, length: int) -> bytes:
+        for gfn in range(gpa >> 12, (gpa + length + 4095) >> 12):
+            if gfn in self.pages:
+                self.write(gfn << 12, self.pages[gfn])
+                self.present[gfn] = 1
+        return super().read(gpa, length)
+
+
+def test_a_page_table_that_was_not_mapped_yet_is_read_before_it_is_called_empty() -> None:
+    known, memory = image("6.1").kernel, image("6.1").memory
+    lazy = AddressSpace(LazyMemory(memory), known.cr3, known.levels)
+    address = known.address("do_filp_open")
+    assert lazy.translate(address) == known.gpa(address)
+    with pytest.raises(Unreadable):
+        lazy.translate(0x1000)
