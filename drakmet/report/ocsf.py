@@ -74,10 +74,12 @@ def _event(rows: Rows, table: str, row: Row, class_uid: int, activity: int, own:
 
 
 def _process(row: Row | None) -> Event:
-    """Return a process; what is not known of it is left out, but for its number, which is always told."""
+    """Return a process; what is not known of it is left out. Pid 0 would be a process: the idle one."""
     if row is None:
-        return {"pid": 0, "name": "unknown"}
-    found: Event = {"pid": row["pid"] if row["pid"] is not None else 0, "uid": str(row.get("life") or row["id"])}
+        return {"uid": "unknown", "name": "unknown"}
+    found: Event = {"uid": str(row.get("life") or row["id"])}
+    if row["pid"] is not None:
+        found["pid"] = row["pid"]
     path = row.get("exe")
     if path:
         found["file"] = _file(path, _REGULAR)
@@ -102,7 +104,7 @@ def _base(path: str) -> str:
 
 
 def _launched(_rows: Rows, row: Row) -> Made:
-    process: Event = {"pid": row["pid"] if row["pid"] is not None else 0}
+    process: Event = {"uid": "unknown"} if row["pid"] is None else {"pid": row["pid"]}
     if row["path"]:
         process |= {"file": _file(row["path"], _REGULAR), "name": _base(row["path"])}
     if isinstance(row["argv"], list):
@@ -166,7 +168,8 @@ def _asked(rows: Rows, row: Row) -> Made:
     query = {"hostname": row["name"] or "unknown", **({"type": row["qtype"]} if row["qtype"] else {})}
     found: Event = {"query": query, "src_endpoint": {"hostname": guest.get("name") or "unknown"}}
     if row["address"]:
-        found["dst_endpoint"] = {"ip": row["address"], "port": row["port"] or 53}
+        port = {} if row["port"] is None else {"port": row["port"]}
+        found["dst_endpoint"] = {"ip": row["address"], **port}
     return _DNS, 1, found
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import drakmet
 from drakmet.cli import cli
 from drakmet.errors import UsageError
+from drakmet.report import ocsf
 from drakmet.text import unescape
 
 DATA = Path(__file__).parent.parent / "data"
@@ -104,6 +105,12 @@ def test_events_of_ocsf_say_what_their_class_requires(demo: Path, tmp_path: Path
         assert own.get(event["class_uid"], "metadata") in event
     starts = [event for event in events if event["type_uid"] == 100701]
     assert len(starts) == len(rows(demo, "process_start"))
+
+
+def test_events_of_ocsf_make_up_no_process_number() -> None:
+    assert ocsf._process(None) == {"uid": "unknown", "name": "unknown"}
+    assert "pid" not in ocsf._process({"id": 3, "pid": None})
+    assert ocsf._process({"id": 3, "pid": 0})["pid"] == 0
 
 
 def test_a_table_that_is_not_there_is_named(demo: Path, tmp_path: Path) -> None:
