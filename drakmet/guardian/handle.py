@@ -87,16 +87,24 @@ class Guardian:
         self.ledger.name(domid, guest)
         self.ledger.beat()
         self._line.settimeout(_START_SECONDS)
-        try:
+        with contextlib.suppress(OSError):  # it has ended then, and what it said last is still to be read
             socket.send_fds(self._line, [ARM], [claim.fd])
-            answer = self._line.recv(MAX_MESSAGE)
-        except OSError as error:
-            answer = str(error).encode()
+        answer = self._answer()
         if answer != ARMED:
             reason = answer.decode("utf-8", "replace") or "it ended"
             raise XenError(f"the guardian cannot guard the guest: {reason}", hint="--no-guardian does without one")
         self.ledger.armed = True
         return self.ledger
+
+    def _answer(self) -> bytes:
+        try:
+            try:
+                return self._line.recv(MAX_MESSAGE)
+            except ConnectionResetError:
+                # It ended with our message unread. That is told once, and before what it has said.
+                return self._line.recv(MAX_MESSAGE)
+        except OSError as error:
+            return str(error).encode()
 
     def disarm(self) -> None:
         """The guest is as it was: there is nothing to guard any more."""

@@ -17,7 +17,7 @@ import pytest
 
 from drakmet.errors import XenError
 from drakmet.guardian import __main__ as process
-from drakmet.guardian import line
+from drakmet.guardian import handle, line
 from drakmet.guardian.handle import Guardian
 from drakmet.guardian.stuck import Stillness
 from drakmet.pyxen import claim as claims
@@ -297,6 +297,37 @@ def test_a_guardian_that_cannot_start_says_why_and_the_guest_is_not_touched(fold
     finally:
         guardian.close()
     assert not guardian.alive
+
+
+DYING = """
+import select, socket, sys
+line = socket.socket(fileno=int(sys.argv[1]))
+line.send(b"there is no Xen")
+select.select([line], [], [])  # what it is asked is there, and it ends without reading it
+"""
+
+
+def test_what_a_guardian_says_last_is_heard_though_it_ends_unasked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_guest: str, inherited: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", DYING, str(inherited[1])], pass_fds=inherited)
+
+    def late(size: int) -> bytes:
+        guardian._process.wait(30)
+        return asked.recv(size)
+
+    monkeypatch.setattr(handle, "start", start)
+    guardian = Guardian("web1")
+    asked = guardian._line
+    guardian._line = SimpleNamespace(  # type: ignore[assignment]
+        sendmsg=asked.sendmsg, settimeout=asked.settimeout, recv=late, close=asked.close
+    )
+    try:
+        with Claim(DOMAIN) as claim, pytest.raises(XenError, match="there is no Xen"):
+            guardian.arm(DOMAIN, GUEST, claim)
+    finally:
+        guardian.close()
 
 
 def test_the_process_imports_nothing_that_it_does_not_need() -> None:
