@@ -169,10 +169,11 @@ class Parser:
                     and event.startswith((': "0x', ':"0x'))
                     and event[-1:] == '"'
                     and len(event) <= 21
+                    and "_" not in event
                 ):
                     try:
                         uid = int(event[event.index("x") + 1 : -1], 16)
-                        fields = actor.prefix + rest.lstrip()
+                        fields = actor.prefix + rest.strip()
                         check(fields)
                     except (ValueError, msgspec.MsgspecError):
                         pass
@@ -205,7 +206,7 @@ class Parser:
         match = _PREFIX.match(line)
         if match is None or match[1] not in BY_PLUGIN:
             return False
-        fields = "{" + line[match.end() :]
+        fields = "{" + line[match.end() :].rstrip()
         try:
             odd = _odd(fields)
         except (ValueError, RecursionError):

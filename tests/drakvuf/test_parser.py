@@ -248,3 +248,15 @@ def test_a_line_with_a_newline_in_a_name_goes_on_behind_a_whole_one() -> None:
     assert found.refused == []
     assert [row["event"] for row in found.rows] == [1, 2]
     assert found.parser.tally.balanced
+
+
+def test_a_line_is_read_the_same_the_quick_way_and_the_slow_way() -> None:
+    def log(event: str, end: bytes) -> bytes:
+        return b"".join(
+            line("regmon", [("Key", n)], EventUID=event, TimeStamp=f"1700000000.00000{n}") + end for n in range(3)
+        )
+
+    ended = parse(log("0x1f", b"\r\n"))
+    assert [row["fields"] for row in ended.rows] == [f'{{"Key":{number}}}' for number in range(3)]
+    odd = parse(log("0x1f", b"\n"), log("0x1_f", b"\n"))  # Python takes that for a number; DRAKVUF never wrote it
+    assert [row["event"] for row in odd.rows] == [31, 31, 31, None, None, None]
