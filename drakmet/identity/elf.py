@@ -33,8 +33,10 @@ def read(data: bytes) -> tuple[str | None, list[tuple[int, bytes]]]:
 def _read(data: bytes) -> tuple[str | None, list[tuple[int, bytes]]]:
     if data[:4] != MAGIC:
         raise UsageError("not an ELF file")
-    if len(data) < 6 or data[4] not in (1, 2) or data[5] != 1:
-        raise UsageError("not a little-endian ELF file of 32 or 64 bits")
+    if len(data) < 6 or data[4] not in (1, 2) or data[5] not in (1, 2):
+        raise UsageError("not an ELF file of 32 or 64 bits")
+    if data[5] == 2:  # big-endian: firmware and the like in packages; no guest of ours executes it
+        return None, []
     if struct.unpack_from("<H", data, 16)[0] not in _PROGRAMS:
         return None, []
     numbers: set[int] = set()

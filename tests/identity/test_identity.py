@@ -63,6 +63,15 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
         Identities.open(tmp_path / "pages.db")
 
 
+def test_a_program_for_a_big_endian_machine_has_no_pages_here_and_is_no_damage() -> None:
+    data = bytearray(program(b"x"))
+    data[5] = 2
+    assert elf.read(bytes(data)) == (None, [])
+    data[5] = 3
+    with pytest.raises(UsageError):
+        elf.read(bytes(data))
+
+
 @given(st.binary(max_size=400), st.integers(0, 200))
 def test_broken_files_are_refused_and_nothing_worse(noise: bytes, at: int) -> None:
     for whole, read in ((program(b"x"), elf.read), (package("1", b"x"), lambda data: list(deb.read(data)[1]))):
