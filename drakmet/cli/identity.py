@@ -38,10 +38,28 @@ def build(db: Path, source: tuple[Path, ...], output: Format) -> int:
     Example:
       drakmet identity build pages.db *.deb /opt/site
     """
+    return _add(db, source, output, create=True)
+
+
+@identity.command(short_help="Add to a database that is there.")
+@click.argument("db", type=_PATH)
+@click.argument("source", type=_PATH, nargs=-1, required=True)
+@output_options
+def add(db: Path, source: tuple[Path, ...], output: Format) -> int:
+    """Add packages, ELF files and directories to a database that is there; what it has of them already is replaced.
+
+    \b
+    Example:
+      drakmet identity add pages.db security/*.deb
+    """
+    return _add(db, source, output, create=False)
+
+
+def _add(db: Path, source: tuple[Path, ...], output: Format, *, create: bool) -> int:
     from drakmet.identity.database import Identities, sources
 
     added = failed = pages = 0
-    with Identities.open(db, create=True) as identities:
+    with Identities.open(db, create=create) as identities:
         for path in sources(source):
             try:
                 pages += identities.add(path)
@@ -51,6 +69,23 @@ def build(db: Path, source: tuple[Path, ...], output: Format) -> int:
                 failed += 1
     emit([{"added": added, "failed": failed, "pages": pages}], ("added", "failed", "pages"), output)
     return ExitCode.PARTLY if failed and added else ExitCode.USAGE if failed else ExitCode.CLEAN
+
+
+@identity.command("list", short_help="List what a database knows.")
+@click.argument("db", type=_PATH)
+@output_options
+def list_(db: Path, output: Format) -> None:
+    """List the packages of a database in their versions, with their files and pages; files of no package come first.
+
+    \b
+    Example:
+      drakmet identity list pages.db
+      drakmet identity list pages.db --json
+    """
+    from drakmet.identity import Identities
+
+    with Identities.open(db) as identities:
+        emit(identities.packages(), ("package", "version", "architecture", "files", "pages"), output)
 
 
 @identity.command(short_help="Name a page's hash, or an ELF file.")

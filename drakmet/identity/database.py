@@ -189,6 +189,24 @@ class Identities:
         least = set[int]().union(*files.values())
         return Judgement(Verdict.MODIFIED, named, known, tuple(n for n, _ in pages if n not in least))
 
+    def packages(self) -> Iterator[dict[str, str | int | None]]:
+        """Yield package, version, architecture and the numbers of files and pages, in the order of the alphabet."""
+        query = (
+            # One pass over all pages: to look them up by file would take an index, at a third of the database's size.
+            "WITH counted AS (SELECT file, count(*) AS pages FROM page GROUP BY file)"
+            " SELECT package, version, architecture, count(*), total(pages) FROM file"
+            " LEFT JOIN counted ON counted.file = file.id"
+            " GROUP BY package, version, architecture ORDER BY package, version, architecture"
+        )
+        for package, version, architecture, files, pages in self._connection.execute(query):
+            yield {
+                "package": package,
+                "version": version,
+                "architecture": architecture,
+                "files": files,
+                "pages": int(pages),
+            }
+
     def stats(self) -> dict[str, int]:
         """Return the numbers of packages in their versions, files, distinct pages, and bytes of the database."""
         one = self._connection.execute
