@@ -67,6 +67,8 @@ class Processes:
         self._next = first
         self._put = put
         self._lives: dict[int, _Life] = {}
+        self._over: dict[int, None] = {}
+        """The pids of those that have ended, in the order of their ends."""
 
     def actor(self, key: str, told: Told, time: int) -> Actor:
         """Return, and remember under ``key``, who is told of."""
@@ -101,18 +103,20 @@ class Processes:
 
     def made(self, pid: int, maker: int, name: str | None, time: int) -> None:
         """A process was made by the one with the pid ``maker``."""
+        parent = self._first_of(maker)
         life = self._lives.get(pid)
         # On another vCPU the new process may have been faster than the return of what made it.
         if life is None or life.ended or life.made:
             life = self._begin(pid)
         life.made = True
-        life.ppid, life.parent = maker, self._first_of(maker)
+        life.ppid, life.parent = maker, parent
         self._row(life, pid, maker, None, name, None, time)
 
     def ended(self, pid: int) -> bool:
         """A process has ended, or was told to; False if that was known."""
         life = self._life(pid)
         was, life.ended = life.ended, True
+        self._over[pid] = None
         return not was
 
     def _first_of(self, pid: int) -> int | None:
@@ -126,8 +130,12 @@ class Processes:
         if (old := self._lives.pop(pid, None)) is not None:
             for key in old.actors:
                 self.actors.pop(key, None)
+        self._over.pop(pid, None)
         if len(self._lives) >= _LIMIT:
-            for key in self._lives.pop(next(iter(self._lives))).actors:
+            # Who has ended is asked for no more, but by what was on its way; so those go first.
+            gone = next(iter(self._over or self._lives))
+            self._over.pop(gone, None)
+            for key in self._lives.pop(gone).actors:
                 self.actors.pop(key, None)
         life = self._lives[pid] = _Life()
         return life
