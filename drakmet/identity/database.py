@@ -10,20 +10,21 @@ import sqlite3
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from drakmet.errors import StoreError, UsageError
-from drakmet.identity import deb, elf
+from drakmet.identity import changelog, changes, deb, elf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-VERSION: Final = 1
+VERSION: Final = 2
 _BATCH: Final = 500
 _APPLICATION: Final = 0x64726B69  # "drki"
 _SCHEMA: Final = """
 CREATE TABLE file (id INTEGER PRIMARY KEY, package TEXT, version TEXT, architecture TEXT, path TEXT NOT NULL,
-                   build_id TEXT, UNIQUE (package, version, architecture, path));
+                   build_id TEXT, source TEXT, source_version TEXT, UNIQUE (package, version, architecture, path));
 CREATE TABLE page (hash BLOB, file INTEGER, number INTEGER, PRIMARY KEY (hash, file, number)) WITHOUT ROWID;
 """
+"""The tables of pages; `drakmet.identity.changes` adds its own."""
 
 
 class Verdict(enum.Enum):
@@ -44,6 +45,8 @@ class Match(NamedTuple):
     path: str
     build_id: str | None
     number: int
+    source: str | None = None
+    source_version: str | None = None
 
 
 class Answer(NamedTuple):
@@ -93,7 +96,8 @@ class Identities:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if create and not application and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 connection.executescript(
-                    f"{_SCHEMA} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {VERSION};"
+                    f"{_SCHEMA} {changes.SCHEMA}"
+                    f" PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {VERSION};"
                 )
                 application, version = _APPLICATION, VERSION
         except sqlite3.Error as error:
@@ -120,24 +124,33 @@ class Identities:
         try:
             with self._connection:
                 if data[:8] == deb.MAGIC:
-                    package, files = deb.read(data)
-                    return sum(self._add(tuple(package), path, body) for path, body in files)
-                return self._add((None, None, None), str(source.resolve()), data)
+                    return self._add_package(*deb.read(data))
+                return self._add(None, str(source.resolve()), data)
         except UsageError as error:
             raise UsageError(error.what, where=str(source), hint=error.hint) from error
 
-    def _add(self, package: tuple[str | None, ...], path: str, data: bytes) -> int:
+    def _add_package(self, package: deb.Package, files: Iterable[tuple[str, bytes]]) -> int:
+        pages = 0
+        for path, body in files:
+            if deb.is_changelog(path):
+                changes.add(self._connection, changelog.parse(body, package.source))
+            else:
+                pages += self._add(package, path, body)
+        return pages
+
+    def _add(self, package: deb.Package | None, path: str, data: bytes) -> int:
         build_id, pages = elf.read(data)
         path = path.encode("utf-8", "backslashreplace").decode()
         if not pages:
             return 0
-        key = (*package, path)
+        named: tuple[str | None, ...] = tuple(package) if package else (None,) * 5
+        key = (*named[:3], path)
         run = self._connection.execute
         where = "package IS ? AND version IS ? AND architecture IS ? AND path = ?"
         for (old,) in run(f"SELECT id FROM file WHERE {where}", key).fetchall():  # noqa: S608 - a constant
             run("DELETE FROM page WHERE file = ?", (old,))
             run("DELETE FROM file WHERE id = ?", (old,))
-        row = run("INSERT INTO file VALUES (NULL, ?, ?, ?, ?, ?)", (*key, build_id)).lastrowid
+        row = run("INSERT INTO file VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", (*key, build_id, *named[3:])).lastrowid
         self._connection.executemany(
             "INSERT INTO page VALUES (?, ?, ?)", ((page_hash(page), row, number) for number, page in pages)
         )
@@ -150,7 +163,7 @@ class Identities:
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
             marks = ",".join("?" * len(batch))
-            columns = "hash, package, version, architecture, path, build_id, number"
+            columns = "hash, package, version, architecture, path, build_id, number, source, source_version"
             query = f"SELECT {columns} FROM page JOIN file ON file.id = page.file WHERE hash IN ({marks})"  # noqa: S608
             for row in self._connection.execute(query, batch):
                 found.setdefault(row[0], []).append(Match(*row[1:]))
@@ -188,6 +201,10 @@ class Identities:
             return Judgement(Verdict.VERIFIED, named, known, ())
         least = set[int]().union(*files.values())
         return Judgement(Verdict.MODIFIED, named, known, tuple(n for n, _ in pages if n not in least))
+
+    def lines_of(self, source: str) -> changes.Lines:
+        """Return what the changelogs of a source package's versions tell."""
+        return changes.load(self._connection, source)
 
     def packages(self) -> Iterator[dict[str, str | int | None]]:
         """Yield package, version, architecture and the numbers of files and pages, in the order of the alphabet."""

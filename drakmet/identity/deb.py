@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a Debian package says of itself, and the ELF files in it (deb(5): an ar archive of two tar archives)."""
+"""What a Debian package says of itself, its ELF files and its changelog (deb(5): an ar archive of two tar archives)."""
 
 from __future__ import annotations
 
 import io
 import lzma
+import re
 import tarfile
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,18 +18,29 @@ if TYPE_CHECKING:
 MAGIC: Final = b"!<arch>\n"
 MOST_BYTES: Final = 1 << 29  # of one file in a package
 _MOST_CONTROL: Final = 1 << 20
+# Debian Policy 12.7; a native package has one changelog only. A binary-only rebuild's entry is in a file of its own.
+_CHANGELOG: Final = re.compile(r"/usr/share/doc/[^/]+/changelog(\.Debian)?\.gz")
+_SOURCE: Final = re.compile(r"(\S+)(?: \((\S+)\))?")
 
 
 class Package(NamedTuple):
-    """A package's name, version and architecture."""
+    """A package's name, version and architecture, and the source package that it was built from.
+
+    ``source_version`` is not ``version`` where only the binary package was built again (``5.2.15-2+b13``).
+    """
 
     name: str
     version: str
     architecture: str
+    source: str
+    source_version: str
 
 
 def read(data: bytes) -> tuple[Package, Iterator[tuple[str, bytes]]]:
-    """Return the package and its ELF files by their paths; `UsageError` if it is cut off or not a package."""
+    """Return the package and its ELF files and changelogs by their paths.
+
+    Raises `UsageError` if it is cut off or not a package; the iterator does as well.
+    """
     members = dict(_members(data))
     control = next((m for name, m in members.items() if name.startswith("control.tar")), None)
     content = next(((name, m) for name, m in members.items() if name.startswith("data.tar")), None)
@@ -40,10 +52,20 @@ def read(data: bytes) -> tuple[Package, Iterator[tuple[str, bytes]]]:
         line.split(": ", 1) for line in text.decode("utf-8", "replace").splitlines() if ": " in line and line[0] != " "
     )
     try:
-        package = Package(fields["Package"], fields["Version"], fields["Architecture"])
+        name, version = fields["Package"], fields["Version"]
+        # deb-control(5): the field is there where name or version of the source package are others.
+        said = _SOURCE.fullmatch(fields.get("Source", name).strip())
+        source, source_version = said.groups() if said else (name, None)
+        package = Package(name, version, fields["Architecture"], source, source_version or version)
     except KeyError as error:
         raise UsageError(f"the package does not say its {error.args[0]}") from error
-    return package, ((path, body) for path, body in _files(*content, MOST_BYTES) if body[:4] == b"\x7fELF")
+    files = _files(*content, MOST_BYTES)
+    return package, ((path, body) for path, body in files if body[:4] == b"\x7fELF" or is_changelog(path))
+
+
+def is_changelog(path: str) -> bool:
+    """Tell whether the file at this path of a package is Debian's changelog, or may be."""
+    return _CHANGELOG.fullmatch(path) is not None
 
 
 def _members(data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from drakmet.identity import Identities
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -22,21 +23,25 @@ def program(*pages: bytes) -> bytes:
     return (header + struct.pack("<IIQQQQQQ", 1, 5, 4096, 0, 0, len(body), len(body), 4096)).ljust(4096, b"\0") + body
 
 
-def tar(name: str, data: bytes) -> bytes:
+def tar(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:xz") as archive:
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        archive.addfile(member, io.BytesIO(data))
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     return out.getvalue()
 
 
-def package(version: str, *pages: bytes) -> bytes:
-    control = f"Package: tool\nVersion: {version}\nArchitecture: amd64\n".encode()
+def package(version: str, *pages: bytes, control: Iterable[str] = (), changelog: bytes | None = None) -> bytes:
+    said = "\n".join(("Package: tool", *control, f"Version: {version}", "Architecture: amd64", "")).encode()
+    content = {"./bin/tool": program(*pages)}
+    if changelog is not None:
+        content["./usr/share/doc/tool/changelog.Debian.gz"] = changelog
     out = b"!<arch>\n"
     for name, data in (
-        ("control.tar.xz", tar("./control", control)),
-        ("data.tar.xz", tar("./bin/tool", program(*pages))),
+        ("control.tar.xz", tar({"./control": said})),
+        ("data.tar.xz", tar(content)),
     ):
         out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
     return out
