@@ -19,6 +19,9 @@ _MOST_BYTES = 1 << 20
 _MOST_NODES = 50_000
 _MOST_DOCUMENTS = 500
 _DEEPEST = 40
+_TOO_MUCH = f"more than {_MOST_NODES} values, {_MOST_DOCUMENTS} documents or {_DEEPEST} levels"
+_LIBRARYS_LIMIT = "nesting depth"
+"""Out of the words with which newer libyamls (PyYAML 6.0.4) stop before they give an event that could be counted."""
 # libyaml's, where there is one: ten times as fast. Both make plain values only.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -43,7 +46,9 @@ def documents(path: Path) -> list[tuple[int, Any]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise FaultyFile(where, f"not YAML: {error.problem or error.context}") from error
+        problem = error.problem or error.context or ""
+        text = f"{_TOO_MUCH}: {problem}" if _LIBRARYS_LIMIT in problem else f"not YAML: {problem}"
+        raise FaultyFile(where, text) from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise FaultyFile(str(path), f"not YAML: {str(error).splitlines()[0][:200]}") from error
 
@@ -75,7 +80,7 @@ def _looked_through(path: Path, text: str) -> Iterator[int]:
         elif isinstance(event, yaml.CollectionEndEvent):
             open_ones.pop()
         if nodes > _MOST_NODES or documents > _MOST_DOCUMENTS or len(open_ones) > _DEEPEST:
-            raise fault(f"more than {_MOST_NODES} values, {_MOST_DOCUMENTS} documents or {_DEEPEST} levels")
+            raise fault(_TOO_MUCH)
 
 
 def _key(event: Any, open_ones: list[tuple[bool, set[str], list[bool]]], fault: Any) -> None:
