@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drakmet.errors import DrakmetError
+    from drakmet.executions import ExecuteTrap, Execution, ExecutionKind, Origin, Region
     from drakmet.hookspecs import hookimpl
     from drakmet.records import Address, EventRecord, Process, Record
     from drakmet.text import escape_bytes, unescape
@@ -18,9 +19,14 @@ __all__ = [
     "Attached",
     "DrakmetError",
     "EventRecord",
+    "ExecuteTrap",
+    "Execution",
+    "ExecutionKind",
     "Hit",
+    "Origin",
     "Process",
     "Record",
+    "Region",
     "Sink",
     "Trap",
     "escape_bytes",
@@ -32,6 +38,7 @@ __version__ = "0.1.0"
 # Imported when they are asked for: what watches over a guest needs none of them and has to start quickly.
 _HOMES = {
     "errors": ("DrakmetError",),
+    "executions": ("ExecuteTrap", "Execution", "ExecutionKind", "Origin", "Region"),
     "hookspecs": ("hookimpl",),
     "records": ("Address", "EventRecord", "Process", "Record"),
     "text": ("escape_bytes", "unescape"),

@@ -10,6 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from drakmet.executions import ExecuteTrap
     from drakmet.records import Record
     from drakmet.traps import Collector, Sink, Trap
 
@@ -25,6 +26,11 @@ def drakmet_records() -> Iterable[type[Record]]:  # type: ignore[empty-body]
 @hookspec
 def drakmet_traps() -> Iterable[Trap]:  # type: ignore[empty-body]
     """Return the traps the plugin wants set."""
+
+
+@hookspec
+def drakmet_execute_traps() -> Iterable[ExecuteTrap]:  # type: ignore[empty-body]
+    """Return what wants to be told of every page of code that is executed."""
 
 
 @hookspec

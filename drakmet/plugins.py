@@ -26,6 +26,7 @@ import pluggy
 import drakmet
 from drakmet import hookspecs
 from drakmet.errors import DrakmetError, PluginError, UsageError
+from drakmet.executions import ExecuteTrap
 from drakmet.records import CORE_RECORDS, EventRecord, Record, columns
 from drakmet.traps import Hit, Trap
 
@@ -47,6 +48,7 @@ class LoadedPlugin:
     module: Any = None
     records: list[type[Record]] = field(default_factory=list)
     traps: list[Trap] = field(default_factory=list)
+    execute_traps: list[ExecuteTrap] = field(default_factory=list)
     collectors: list[Collector] = field(default_factory=list)
     sinks: list[Sink] = field(default_factory=list)
     error: str | None = None
@@ -210,7 +212,7 @@ def _load(source: _Source, taken: _Taken) -> LoadedPlugin:
         taken.claim(plugin)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the others go on
         plugin.error = str(error) if isinstance(error, DrakmetError) else _describe(error)
-        plugin.records, plugin.traps, plugin.collectors, plugin.sinks = [], [], [], []
+        plugin.records, plugin.traps, plugin.execute_traps, plugin.collectors, plugin.sinks = [], [], [], [], []
     return plugin
 
 
@@ -271,14 +273,24 @@ def _ask(plugin: LoadedPlugin) -> None:
         raise PluginError(f"drakmet has no hook {misspelt}", where=plugin.origin) from error
     hook = manager.hook
     plugin.traps = _each(plugin, "drakmet_traps", hook.drakmet_traps(), lambda one: isinstance(one, Trap), "trap")
+    plugin.execute_traps = _each(
+        plugin,
+        "drakmet_execute_traps",
+        hook.drakmet_execute_traps(),
+        lambda one: isinstance(one, ExecuteTrap),
+        "execute trap",
+    )
     plugin.collectors = _each(plugin, "drakmet_collectors", hook.drakmet_collectors(), callable, "function")
     plugin.sinks = _each(plugin, "drakmet_sinks", hook.drakmet_sinks(), _is_sink, "sink (with put and flush)")
     named = _each(plugin, "drakmet_records", hook.drakmet_records(), _is_record, "record class")
     for trap in plugin.traps:
         _check_trap(plugin, trap)
-    named += [trap.record for trap in plugin.traps if trap.record is not None]
+    for execute in plugin.execute_traps:
+        _check_execute_trap(plugin, execute)
+    traps: list[Trap | ExecuteTrap] = [*plugin.traps, *plugin.execute_traps]
+    named += [trap.record for trap in traps if trap.record is not None]
     plugin.records = list(dict.fromkeys(named))
-    labels = [trap.label for trap in plugin.traps]
+    labels = [trap.label for trap in traps]
     for label in labels:
         if labels.count(label) > 1:
             raise PluginError(f"it has two traps {label}", where=plugin.origin, hint="give one of them a name=")
@@ -322,3 +334,12 @@ def _check_trap(plugin: LoadedPlugin, trap: Trap) -> None:
             raise PluginError(f"a value cannot be called {name}: each hit has that already", where=where)
         if trap.record is not None and trap.handler is None and name not in trap.record.__struct_fields__:
             raise PluginError(f"{trap.record.__name__} has no column {name}", where=where)
+
+
+def _check_execute_trap(plugin: LoadedPlugin, trap: ExecuteTrap) -> None:
+    where = f"{plugin.origin}: execute trap {trap.label}"
+    if not callable(trap.handler):
+        raise PluginError("its handler is no function", where=where)
+    for record in (trap.record, *trap.also):
+        if record is not None and not (_is_record(record) and issubclass(record, EventRecord)):
+            raise PluginError(f"its record {record!r:.80} is no class of EventRecord", where=where)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from drakmet.errors import PluginError, UsageError
+from drakmet.executions import Execution, ExecutionKind
 from drakmet.records import EventRecord, Process, Record
 from drakmet.traps import Hit, Trap
 
@@ -64,6 +65,33 @@ def hit(
     """Return a hit with these values, as a handler gets it; those in ``unreadable`` are None, as the monitor has it."""
     missing = tuple(unreadable)
     return Hit(SESSION, time, vcpu, process, {**values, **dict.fromkeys(missing)}, missing)
+
+
+def execution(
+    *,
+    process: Process | None = PROCESS,
+    vcpu: int = 0,
+    time: int = TIME,
+    unreadable: Iterable[str] = (),
+    **values: Any,
+) -> Execution:
+    """Return the execution of a page, as the handler of an execute trap gets it; what is not given is as usual.
+
+    ``origin`` is an `drakmet.Origin`, or None as in a guest whose kernel is not known.
+    """
+    usual = {
+        "kind": ExecutionKind.FIRST,
+        "gfn": 0x1234,
+        "hash": "00112233445566778899aabbccddeeff",
+        "address": 0x55D0_0000_1000,
+        "rip": 0x55D0_0000_1040,
+        "cr3": 0x7F_F000,
+        "kernel": False,
+        "times": 1,
+        "origin": None,
+    }
+    missing = tuple(unreadable)
+    return Execution(SESSION, time, vcpu, process, {**usual, **values, **dict.fromkeys(missing)}, missing)
 
 
 def run_trap(
@@ -133,6 +161,9 @@ def problems(plugin: LoadedPlugin) -> list[str]:
             found.append(f"the record of the trap {one.label} is not among those that drakmet_records returns")
         if one.handler is not None and not (one.handler.__doc__ or "").strip():
             found.append(f"the handler of the trap {one.label} has no docstring")
+    for execute in plugin.execute_traps:
+        if not (execute.handler.__doc__ or "").strip():
+            found.append(f"the handler of the execute trap {execute.label} has no docstring")
     return found
 
 

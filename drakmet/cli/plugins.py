@@ -60,7 +60,7 @@ def _overview(found: PluginSet) -> Iterator[dict[str, Any]]:
         yield {
             "plugin": plugin.name,
             "origin": plugin.origin,
-            "traps": len(plugin.traps),
+            "traps": len(plugin.traps) + len(plugin.execute_traps),
             "tables": ", ".join(record.table for record in plugin.records),
             "state": "loaded" if plugin.error is None else plugin.error.replace("\n", ";"),
         }

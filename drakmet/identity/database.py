@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import enum
-import hashlib
 import os
 import sqlite3
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from drakmet.errors import StoreError, UsageError
 from drakmet.identity import changelog, changes, deb, elf
+from drakmet.pages import page_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -70,11 +70,6 @@ class Judgement(NamedTuple):
     files: tuple[Match, ...]
     known: int
     differing: tuple[int, ...]
-
-
-def page_hash(page: bytes) -> bytes:
-    """Return the 16-byte hash (BLAKE2b) that a page of 4096 bytes is looked up by."""
-    return hashlib.blake2b(page, digest_size=16, person=b"drakmet page").digest()
 
 
 class Identities:

@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("plugin", [pytest.param(one, id=one.name) for one
 
 
 def test_there_are_plugins_and_kernels() -> None:
-    assert {plugin.name for plugin in PLUGINS} >= {"execution", "file", "network-intent"}
+    assert {plugin.name for plugin in PLUGINS} >= {"execution", "execution-pages", "file", "network-intent"}
     assert len(PROFILES) >= 3
 
 

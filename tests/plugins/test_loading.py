@@ -12,7 +12,7 @@ import pytest
 from drakmet.errors import UsageError
 from drakmet.plugins import LoadedPlugin, PluginSet, load_file, load_plugins
 
-BUNDLED = {"execution", "file", "network-intent"}
+BUNDLED = {"execution", "execution-pages", "file", "network-intent"}
 Write = Callable[..., Path]
 
 SMALL = '''
