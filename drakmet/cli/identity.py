@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import string
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from drakmet.cli.output import Format, emit, output_options
-from drakmet.errors import DrakmetError, ExitCode, UsageError
+from drakmet.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from drakmet.identity.filling import Filler
 
 _PATH = click.Path(path_type=Path)
+_TELL_EVERY: Final = 2.0  # seconds
 
 
 @click.group(short_help="Name code pages by package and version.")
@@ -25,20 +33,23 @@ def identity() -> None:
     """
 
 
-@identity.command(short_help="Add packages, ELF files and directories to a database.")
+@identity.command(short_help="Add packages, programs, folders, roots and disk images to a database.")
 @click.argument("db", type=_PATH)
 @click.argument("source", type=_PATH, nargs=-1, required=True)
 @output_options
 def build(db: Path, source: tuple[Path, ...], output: Format) -> int:
-    """Add packages, ELF files and directories to a database, which is made if there is none.
+    """Add packages, programs, folders, roots and disk images to a database, which is made if there is none.
 
+    A folder that has a dpkg database, such as an unpacked or mounted root, tells the package of each file, if the file
+    is as the package has it. Of a raw image its ext2, ext3 and ext4 file systems are read, without mounting them.
     A source that cannot be read is told and counted; nothing of it is stored, and the others are.
 
     \b
     Example:
       drakmet identity build pages.db *.deb /opt/site
+      drakmet identity build pages.db /mnt/root guest.img app.exe
     """
-    return _add(db, source, output, create=True)
+    return _fill(db, lambda filler: _each(filler, source), output, create=True)
 
 
 @identity.command(short_help="Add to a database that is there.")
@@ -46,29 +57,60 @@ def build(db: Path, source: tuple[Path, ...], output: Format) -> int:
 @click.argument("source", type=_PATH, nargs=-1, required=True)
 @output_options
 def add(db: Path, source: tuple[Path, ...], output: Format) -> int:
-    """Add packages, ELF files and directories to a database that is there; what it has of them already is replaced.
+    """Add to a database that is there, as `drakmet identity build` does; what it has of a source is replaced.
 
     \b
     Example:
       drakmet identity add pages.db security/*.deb
     """
-    return _add(db, source, output, create=False)
+    return _fill(db, lambda filler: _each(filler, source), output, create=False)
 
 
-def _add(db: Path, source: tuple[Path, ...], output: Format, *, create: bool) -> int:
-    from drakmet.identity.database import Identities, sources
+@identity.command(short_help="Read again what changed, drop what is gone.")
+@click.argument("db", type=_PATH)
+@output_options
+def update(db: Path, output: Format) -> int:
+    """Read again the sources whose size, time or content changed, drop those that are gone, take what folders have new.
 
-    added = failed = pages = 0
+    \b
+    Example:
+      drakmet identity update pages.db
+    """
+    return _fill(db, lambda filler: filler.update(), output, create=False)
+
+
+def _each(filler: Filler, source: tuple[Path, ...]) -> None:
+    for path in source:
+        filler.add(path)
+
+
+def _fill(db: Path, step: Callable[[Filler], None], output: Format, *, create: bool) -> int:
+    from drakmet.identity import Identities
+    from drakmet.identity.filling import Filler
+
+    new = create and not db.exists()
+    told = time.monotonic()
+
+    def progress(added: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_EVERY:
+            told = time.monotonic()
+            click.echo(f"{added} read, {filler.filled.pages} pages", err=True)
+
     with Identities.open(db, create=create) as identities:
-        for path in sources(source):
-            try:
-                pages += identities.add(path)
-                added += 1
-            except UsageError as error:
-                click.echo(f"drakmet: {ascii(str(error))[1:-1]}", err=True)
-                failed += 1
-    emit([{"added": added, "failed": failed, "pages": pages}], ("added", "failed", "pages"), output)
-    return ExitCode.PARTLY if failed and added else ExitCode.USAGE if failed else ExitCode.CLEAN
+        filler = Filler(identities, lambda text: click.echo(f"drakmet: {ascii(text)[1:-1]}", err=True), progress)
+        try:
+            step(filler)
+        finally:
+            filler.finish()  # what was read before Ctrl-C is sound
+        if new:
+            filler.compact()
+    done = filler.filled
+    columns = ("added", "failed", "broken", "changed", "dropped", "unchanged", "pages")
+    emit([{name: getattr(done, name) for name in columns}], columns, output)
+    if done.failed and not (done.added or done.unchanged):
+        return ExitCode.USAGE
+    return ExitCode.PARTLY if done.failed or done.broken else ExitCode.CLEAN
 
 
 @identity.command("list", short_help="List what a database knows.")
@@ -88,35 +130,40 @@ def list_(db: Path, output: Format) -> None:
         emit(identities.packages(), ("package", "version", "architecture", "files", "pages"), output)
 
 
-@identity.command(short_help="Name a page's hash, or an ELF file.")
+@identity.command(short_help="Name a page's hash, or a program's file.")
 @click.argument("db", type=_PATH)
 @click.argument("what", metavar="HASH|FILE")
 @output_options
 def lookup(db: Path, what: str, output: Format) -> None:
-    """Name a page's hash (32 hex digits), or an ELF file by its pages.
+    """Name a page's hash (32 hex digits), or an ELF or PE file by its pages.
+
+    Of a hash all files are told that have the page, and its number in them. Of a file, the versions that agree with
+    all of its pages, or with all but some; ``known`` of ``pages`` is what that rests on.
 
     \b
     Example:
       drakmet identity lookup pages.db /usr/bin/ls
+      drakmet identity lookup pages.db 6f1ed002ab5595859014ebf0951522d9
     """
-    from drakmet.identity import Identities, elf, page_hash
+    from drakmet.identity import Identities, Match, code
 
-    if len(what) == 32 and set(what) <= set(string.hexdigits):
-        hashes = [bytes.fromhex(what)]
-    else:
+    with Identities.open(db) as identities:
+        if len(what) == 32 and set(what) <= set(string.hexdigits):
+            found = identities.lookup([bytes.fromhex(what)]).get(bytes.fromhex(what), [])
+            emit([match._asdict() for match in found], Match._fields, output)
+            return
         try:
-            hashes = [page_hash(page) for _, page in elf.read(Path(what).read_bytes())[1]]
+            said = identities.judge(code.read(Path(what).read_bytes()).pages)
         except OSError as error:
             raise UsageError(f"cannot be read: {error.strerror}", where=what) from error
-        except DrakmetError as error:
+        except UsageError as error:
             raise UsageError(error.what, where=what) from error
-    with Identities.open(db) as identities:
-        answer = identities.narrow(hashes)
-    rows = [
-        {"verdict": answer.verdict.value, "package": p, "version": v, "known": answer.known, "pages": answer.pages}
-        for p, v in sorted(answer.versions, key=str) or [(None, None)]
-    ]
-    emit(rows, ("verdict", "package", "version", "known", "pages"), output)
+    rest = {"verdict": said.verdict.value, "known": said.known, "pages": said.pages, "differing": len(said.differing)}
+    nobody = Match(None, None, None, "", None, 0)
+    rows = [match._asdict() | rest for match in said.files or [nobody]]
+    for row in rows:
+        del row["number"]
+    emit(rows, ("verdict", "package", "version", "architecture", "path", "known", "pages", "differing"), output)
 
 
 @identity.command(short_help="Count packages, files and pages.")
@@ -132,4 +179,4 @@ def stats(db: Path, output: Format) -> None:
     from drakmet.identity import Identities
 
     with Identities.open(db) as identities:
-        emit([identities.stats()], ("packages", "files", "pages", "bytes"), output)
+        emit([identities.stats()], ("sources", "packages", "files", "pages", "bytes"), output)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a Debian package says of itself, its ELF files and its changelog (deb(5): an ar archive of two tar archives)."""
+"""What a Debian package says of itself, its programs and its changelog (deb(5): an ar archive of two tar archives)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import lzma
 import re
 import tarfile
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from drakmet.errors import DrakmetError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 MAGIC: Final = b"!<arch>\n"
 MOST_BYTES: Final = 1 << 29  # of one file in a package
+MOST_TOTAL: Final = 1 << 34  # of all files of a package: some bytes can be packed into very few
 _MOST_CONTROL: Final = 1 << 20
 # Debian Policy 12.7; a native package has one changelog only. A binary-only rebuild's entry is in a file of its own.
 _CHANGELOG: Final = re.compile(r"/usr/share/doc/[^/]+/changelog(\.Debian)?\.gz")
 _SOURCE: Final = re.compile(r"(\S+)(?: \((\S+)\))?")
+_PROGRAMS: Final = (b"\x7fELF", b"MZ")
 
 
 class Package(NamedTuple):
@@ -37,9 +39,9 @@ class Package(NamedTuple):
 
 
 def read(data: bytes) -> tuple[Package, Iterator[tuple[str, bytes]]]:
-    """Return the package and its ELF files and changelogs by their paths.
+    """Return the package and its files that are changelogs or may be programs (ELF, PE), by their paths.
 
-    Raises `UsageError` if it is cut off or not a package; the iterator does as well.
+    `UsageError` if it is cut off or not a package; for what is packed, while the files are taken.
     """
     members = dict(_members(data))
     control = next((m for name, m in members.items() if name.startswith("control.tar")), None)
@@ -52,15 +54,20 @@ def read(data: bytes) -> tuple[Package, Iterator[tuple[str, bytes]]]:
         line.split(": ", 1) for line in text.decode("utf-8", "replace").splitlines() if ": " in line and line[0] != " "
     )
     try:
-        name, version = fields["Package"], fields["Version"]
-        # deb-control(5): the field is there where name or version of the source package are others.
-        said = _SOURCE.fullmatch(fields.get("Source", name).strip())
-        source, source_version = said.groups() if said else (name, None)
-        package = Package(name, version, fields["Architecture"], source, source_version or version)
+        package = named(fields)
     except KeyError as error:
         raise UsageError(f"the package does not say its {error.args[0]}") from error
     files = _files(*content, MOST_BYTES)
-    return package, ((path, body) for path, body in files if body[:4] == b"\x7fELF" or is_changelog(path))
+    return package, ((path, body) for path, body in files if body.startswith(_PROGRAMS) or is_changelog(path))
+
+
+def named(fields: Mapping[str, str]) -> Package:
+    """Return the package that a control paragraph is of; `KeyError` if it lacks a field."""
+    name, version = fields["Package"], fields["Version"]
+    # deb-control(5): the field is there where name or version of the source package are others.
+    said = _SOURCE.fullmatch(fields.get("Source", name).strip())
+    source, source_version = said.groups() if said else (name, None)
+    return Package(name, version, fields["Architecture"], source, source_version or version)
 
 
 def is_changelog(path: str) -> bool:
@@ -84,9 +91,13 @@ def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _files(name: str, data: bytes, most: int) -> Iterator[tuple[str, bytes]]:
+    total = 0
     try:
         with tarfile.open(fileobj=_plain(name, data), mode="r|*") as archive:
             for member in archive:
+                total += member.size
+                if total > MOST_TOTAL:
+                    raise UsageError(f"{name} in the package claims to hold more than {MOST_TOTAL >> 30} GiB")
                 body = archive.extractfile(member) if member.isreg() and member.size <= most else None
                 if body is not None:
                     yield "/" + member.name.removeprefix("./").lstrip("/"), body.read()
@@ -96,14 +107,29 @@ def _files(name: str, data: bytes, most: int) -> Iterator[tuple[str, bytes]]:
         raise UsageError(f"{name} in the package cannot be read: {error}") from error
 
 
-def _plain(name: str, data: bytes) -> io.BufferedIOBase:
+def _plain(name: str, data: bytes) -> io.BytesIO | io.RawIOBase:
     if not name.endswith(".zst"):
         return io.BytesIO(data)
     try:
         import zstandard
     except ImportError as error:
         raise UsageError("the package is packed with zstd", hint="pip install 'drakmet[zstd]'") from error
-    try:
-        return io.BytesIO(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read())
-    except zstandard.ZstdError as error:
-        raise UsageError(f"{name} in the package cannot be read: {error}") from error
+    return _Zstd(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)), zstandard.ZstdError)
+
+
+class _Zstd(io.RawIOBase):
+    """A zstd stream whose errors are OSErrors, as those of other archives."""
+
+    def __init__(self, stream: Any, error: type[Exception]) -> None:
+        self._stream, self._error = stream, error
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes."""
+        try:
+            return bytes(self._stream.read(size))
+        except self._error as error:
+            raise OSError(str(error)) from error

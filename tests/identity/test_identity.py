@@ -12,7 +12,7 @@ from identity.tiny import build, package, program
 
 from drakmet.errors import StoreError, UsageError
 from drakmet.identity import Identities, Verdict, deb, elf, page_hash
-from drakmet.identity.database import sources
+from drakmet.identity.filling import Filler
 
 
 def hashes(*pages: bytes) -> list[bytes]:
@@ -52,7 +52,13 @@ def test_a_directory_gives_programs_and_packages_but_no_static_libraries(tmp_pat
     (tmp_path / "a.deb").write_bytes(b"!<arch>\n" + b"debian-binary".ljust(16))
     (tmp_path / "lib.a").write_bytes(b"!<arch>\n/               ")
     (tmp_path / "tool").write_bytes(program(b"x"))
-    assert [path.name for path in sources([tmp_path])] == ["a.deb", "tool"]
+    with Identities.open(tmp_path / "pages.db", create=True) as identities:
+        filler = Filler(identities)
+        filler.add(tmp_path)
+        filler.finish()
+    # The package is cut off, which is told; the library was not even tried.
+    assert (filler.filled.added, filler.filled.failed, filler.filled.pages) == (1, 1, 1)
+    assert "a.deb" in filler.filled.problems[0]
 
 
 def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:

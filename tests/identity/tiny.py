@@ -33,13 +33,20 @@ def tar(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def package(version: str, *pages: bytes, control: Iterable[str] = (), changelog: bytes | None = None) -> bytes:
+def package(
+    version: str,
+    *pages: bytes,
+    control: Iterable[str] = (),
+    changelog: bytes | None = None,
+    more: dict[str, bytes] | None = None,
+) -> bytes:
     said = "\n".join(("Package: tool", *control, f"Version: {version}", "Architecture: amd64", "")).encode()
-    content = {"./bin/tool": program(*pages)}
+    content = {"./bin/tool": program(*pages)} | (more or {})
     if changelog is not None:
         content["./usr/share/doc/tool/changelog.Debian.gz"] = changelog
     out = b"!<arch>\n"
     for name, data in (
+        ("debian-binary", b"2.0\n"),
         ("control.tar.xz", tar({"./control": said})),
         ("data.tar.xz", tar(content)),
     ):
