@@ -21,6 +21,7 @@ _COMMANDS = {
     "doctor": ("doctor:doctor", "Say what this machine can watch, and what it lacks."),
     "export": ("export:export", "Write records in the forms that other tools read."),
     "fleet": ("fleet:fleet", "Scan many hosts by Ansible, into one file."),
+    "holes": ("holes:holes", "Show known holes in the versions that ran."),
     "identity": ("identity:identity", "Name code pages by package and version."),
     "import": ("imports:import_", "Store a DRAKVUF log and judge it by the rules."),
     "lab": ("lab:lab", "Run a whole Xen host with guests in an emulator."),

@@ -7,18 +7,24 @@ import json
 import sqlite3
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from drakmet.cli.holes import advisory_options, counted, told
 from drakmet.cli.output import Format, emit, output_options
 from drakmet.errors import ExitCode, StoreError, UsageError
 from drakmet.store.reader import connect
 
+if TYPE_CHECKING:
+    from drakmet.cli.holes import Key
+
 _PATH = click.Path(path_type=Path)
 _COLUMNS = (
-    "guest", "application", "package", "version", "candidates", "verdict", "known", "pages", "processes", "first",
-    "last", "why",
+    "guest", "application", "package", "version", "candidates", "verdict", "known", "pages", "processes", "holes",
+    "first", "last", "why",
 )  # fmt: skip
 # One line for what was named the same everywhere; the pages are those of the process that had most of them in memory.
 _QUERY = """
@@ -35,34 +41,49 @@ ORDER BY guest.name, CASE a.verdict WHEN 'modified' THEN 0 WHEN 'unknown' THEN 1
 @click.command(short_help="Show which applications run, in which versions.")
 @click.argument("target", metavar="FILE|xen:GUEST|image:FILE")
 @click.option("--identity", type=_PATH, help="the database to name code by; for a guest or an image")
+@advisory_options
 @output_options
 @click.pass_context
-def apps(ctx: click.Context, target: str, identity: Path | None, output: Format) -> None:
+def apps(
+    ctx: click.Context,
+    target: str,
+    identity: Path | None,
+    advisories: tuple[Path, ...],
+    release: str | None,
+    output: Format,
+) -> None:
     """Show which applications run, in which versions: of a stored file, or of a guest or image that is scanned now.
 
     Programs and libraries are named by the pages of their code that are in memory, not by what the guest says of them.
     A version stands there only if the pages leave no other; else the candidates are told. Code of which the database
-    knows nothing is unknown, and nothing here is said to be safe.
+    knows nothing is unknown, and nothing here is said to be safe. The column holes counts what changelogs in the
+    database and advisory files say of known holes (`drakmet holes FILE` lists them).
 
     \b
     Example:
       drakmet identity build pages.db *.deb
-      drakmet apps xen:web1 --identity pages.db
+      drakmet apps xen:web1 --identity pages.db --advisories debian.json
       drakmet scan --all --identity pages.db --db tonight.db; drakmet apps tonight.db --json
     """
     if not target.startswith(("xen:", "image:", "vmi:")):
         if identity is not None:
             raise UsageError("a stored file was named when it was scanned", hint="--identity is for guests and images")
+        if advisories or release:
+            raise UsageError(
+                "a stored file is shown as it is", hint="compare it first: drakmet holes FILE --advisories"
+            )
         _show(Path(target), output)
         return
     if identity is None:
         raise UsageError("nothing to name code by", hint="--identity DB; make one: drakmet identity build")
-    from drakmet.cli.scanning import run
+    from drakmet.cli.scanning import Against, run
     from drakmet.plugins import load_plugins
 
     with tempfile.TemporaryDirectory(prefix="drakmet-") as folder:
         file = Path(folder) / "scan.db"
-        results = run([target], load_plugins(), file, identity=identity, note=lambda text: click.echo(text, err=True))
+        against = Against(identity, advisories, release)
+        note = lambda text: click.echo(text, err=True)  # noqa: E731
+        results = run([target], load_plugins(), file, against=against, note=note)
         if any(guest.failed for guest in results.guests):
             ctx.exit(int(results.exit_code))
         _show(file, output)
@@ -74,8 +95,9 @@ def _show(file: Path, output: Format) -> None:
     try:
         connection.row_factory = sqlite3.Row
         rows = [dict(row) for row in connection.execute(_QUERY)]
+        holes = counted(connection)
     except sqlite3.OperationalError:
-        rows = []  # a file of a drakmet that had no such table
+        rows, holes = [], None  # a file of a drakmet that had no such table
     finally:
         connection.close()
     if not rows:
@@ -84,9 +106,18 @@ def _show(file: Path, output: Format) -> None:
     for row in rows:
         row["first"], row["last"] = _clock(row["first"]), _clock(row["last"])
         row["candidates"] = json.loads(row["candidates"]) if row["candidates"] else None
+        row["holes"] = None if holes is None else _holes(row, holes)
         if row["version"] is not None and output is Format.TABLE:
             row["candidates"] = None
     emit(rows, _COLUMNS, output)
+
+
+def _holes(row: dict[str, Any], holes: dict[Key, Counter[str]]) -> str:
+    """Return what is known of holes in a line's application; what nobody speaks of is not known."""
+    each = [" ".join(text.split(" ", 3)[:2]) for text in row["candidates"] or ()]
+    versions = frozenset(text for text in each if "-" not in text.split(" "))
+    sure = row["version"] is not None and row["verdict"] == "verified"
+    return told(holes.get((row["guest"], versions, sure), Counter())) or "not known"
 
 
 def _clock(nanoseconds: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from drakmet.cli.holes import advisory_options
 from drakmet.cli.known import plugins_option, rules_option
 from drakmet.errors import UsageError
 
@@ -26,6 +27,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--live", is_flag=True, help="never pause a guest; what changed while it was read is told")
 @click.option("--db", "database", type=_PATH, help="file to store in; the default bears the time")
 @click.option("--identity", type=_PATH, help="name code by this database, made by `drakmet identity build`")
+@advisory_options
 @click.option("--no-rules", is_flag=True, help="judge nothing, only store")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line: findings, guests, a summary")
 @rules_option
@@ -47,8 +49,9 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
       drakmet scan --all --db tonight.db
       drakmet scan image:web1.core --json
       drakmet scan xen:web1 --identity pages.db --db web1.db && drakmet apps web1.db
+      drakmet scan --all --identity pages.db --advisories debian.json --release bookworm
     """
-    from drakmet.cli.scanning import run
+    from drakmet.cli.scanning import Against, run
     from drakmet.plugins import load_plugins
     from drakmet.rules import bundled, load_rules
 
@@ -66,6 +69,11 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
     for uri in uris:
         if not uri.startswith(("xen:", "image:", "vmi:")):
             raise UsageError(f"{uri!r} names nothing that can be scanned", hint="xen:GUEST, image:FILE, or --all")
+    against = None
+    if options["identity"]:
+        against = Against(options["identity"], options["advisories"], options["release"])
+    elif options["advisories"]:
+        raise UsageError("nothing to name code by, whose holes would be looked up", hint="--identity DB")
     rules = None if options["no_rules"] else load_rules([bundled(), *options["paths"]])
     results = run(
         uris,
@@ -73,7 +81,7 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
         options["database"] or Path(f"drakmet-scan-{time.strftime('%Y%m%d-%H%M%S')}.db"),
         rules=rules,
         live=options["live"],
-        identity=options["identity"],
+        against=against,
         note=lambda text: click.echo(text, err=True),
     )
     if options["as_json"]:

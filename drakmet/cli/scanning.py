@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from drakmet.cli.comparing import compare_with
 from drakmet.errors import DrakmetError, ExitCode
+from drakmet.holes.compare import Ran
 from drakmet.identity import Identities
 from drakmet.records import Coverage, CoverageKind
 from drakmet.scan import SCAN_RECORDS, Scanned, scan
 from drakmet.scan.applications import Applications
+from drakmet.scan.records import Application
 from drakmet.sources.scanning import open_for_scan
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drakmet.plugins import PluginSet
-    from drakmet.records import Finding
+    from drakmet.records import Finding, Record
     from drakmet.rules import Outcome, RuleSet
     from drakmet.store import Writer
 
@@ -53,6 +56,31 @@ class GuestResult(msgspec.Struct):
             "seconds": f"{self.seconds:.1f}",
             "outcome": self.outcome,
         }
+
+
+@dataclass(frozen=True)
+class Against:
+    """What to name code by, and advisories to compare what is named with."""
+
+    identity: Path
+    advisories: tuple[Path, ...] = ()
+    release: str | None = None
+
+
+class _Ran:
+    """A sink that keeps what is needed of applications to compare them with advisories."""
+
+    def __init__(self) -> None:
+        self.rows: list[Ran] = []
+
+    def put(self, record: Record) -> None:
+        """Take a record."""
+        if isinstance(record, Application) and record.candidates:
+            candidates, sources = tuple(record.candidates), tuple(record.sources or ())
+            self.rows.append(Ran(record.process, record.path, record.verdict, candidates, sources))
+
+    def flush(self) -> None:
+        """Do nothing: all is kept."""
 
 
 @dataclass
@@ -94,12 +122,12 @@ def run(
     rules: RuleSet | None = None,
     live: bool = False,
     host: str | None = None,
-    identity: Path | None = None,
+    against: Against | None = None,
     note: Callable[[str], object] = lambda _: None,
 ) -> Results:
     """Scan guests one after the other into ``database``; one that cannot be read is a result like the others.
 
-    ``host`` is the name to store for the machine, if not its own; ``identity`` a database to name code pages by.
+    ``host`` is the name to store for the machine, if not its own; ``against`` is what to name code by, and advisories.
     """
     from drakmet.rules import Evaluator
     from drakmet.store import Writer
@@ -108,7 +136,7 @@ def run(
     for plugin in plugins.failed:
         note(f"plugin {plugin.name} is left out: {plugin.error} ({plugin.origin})")
     with ExitStack() as stack:
-        identities = stack.enter_context(Identities.open(identity)) if identity else None
+        identities = stack.enter_context(Identities.open(against.identity)) if against else None
         writer = stack.enter_context(Writer(database, [*plugins.records, *SCAN_RECORDS]))
         evaluator = None
         if rules is not None:
@@ -117,7 +145,7 @@ def run(
             stack.callback(evaluator.close)
         for number, uri in enumerate(uris, 1):
             note(f"{uri} ({number} of {len(uris)})")
-            results.guests.append(_one(uri, plugins, writer, identities, live=live, host=host, note=note))
+            results.guests.append(_one(uri, plugins, writer, identities, against, live=live, host=host, note=note))
         if evaluator is not None:
             try:
                 results.findings = evaluator.step()
@@ -138,6 +166,7 @@ def _one(
     plugins: PluginSet,
     writer: Writer,
     identities: Identities | None,
+    against: Against | None,
     *,
     live: bool,
     host: str | None,
@@ -158,10 +187,11 @@ def _one(
             )
             result.session = opened.session
             memory, moves = source.memory, getattr(source, "moves", False)
+            ran = _Ran()
             scanned = scan(
                 source,
                 plugins.plugins,
-                [writer],
+                [writer, ran] if against else [writer],
                 session=opened.session,
                 next_process=opened.next_process,
                 live=live,
@@ -170,6 +200,11 @@ def _one(
                 note=note,
             )
             _take(result, scanned, getattr(source, "problems", []))
+            if against:
+                more = compare_with(
+                    opened.session, ran.rows, writer.put, against.identity, against.advisories, against.release
+                )
+                result.gaps += [f"advisories: {text}" for text in more]
             for problem in getattr(source, "problems", []):
                 writer.put(_gap(opened.session, "image", problem))
         finally:

@@ -134,6 +134,7 @@ class Applications:
             package=packages.pop() if len(packages) == 1 else None,
             version=next(iter(versions))[1] if sure and len(versions) == 1 else None,
             candidates=[" ".join(part or "-" for part in match[:4]) for match in said.files] or None,
+            sources=[f"{match.source or '-'} {match.source_version or '-'}" for match in said.files] or None,
             build_id=build_ids.pop() if sure and len(build_ids) == 1 else None,
             pages=pages,
             known=said.known,

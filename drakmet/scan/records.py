@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+from drakmet.holes.records import HOLE_RECORDS
 from drakmet.records import Address, EventRecord, Record
 
 
@@ -122,6 +123,7 @@ class Application(EventRecord):
     package: Annotated[str | None, "the package, if all files that agree are of one"] = None
     version: Annotated[str | None, "its version, if the pages leave one only"] = None
     candidates: Annotated[list[str] | None, "package, version, architecture and path of all files that agree"] = None
+    sources: Annotated[list[str] | None, "source package of each of them and its version, by which holes go"] = None
     build_id: Annotated[str | None, "the file's build-id in hex, if all that agree have one"] = None
     pages: Annotated[int | None, "pages of code in memory that could be read: what the verdict rests on"] = None
     known: Annotated[int | None, "those of them that the candidates have at the same place"] = None
@@ -140,6 +142,6 @@ class HiddenObject(EventRecord):
 
 
 SCAN_RECORDS: tuple[type[Record], ...] = (
-    GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, Application, HiddenObject,
+    GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, Application, HiddenObject, *HOLE_RECORDS,
 )  # fmt: skip
 """The tables that a scan fills, beside those of plugins' collectors."""
