@@ -28,6 +28,13 @@ _PATH = click.Path(path_type=Path)
 @click.option("--db", "database", type=_PATH, help="file to store in; the default bears the time")
 @click.option("--identity", type=_PATH, help="name code by this database, made by `drakmet identity build`")
 @advisory_options
+@click.option(
+    "--kernel",
+    "kernels",
+    type=_PATH,
+    multiple=True,
+    help="compare the kernel's code with this: a linux-image .deb, a vmlinuz, a directory (may be given several times)",
+)
 @click.option("--no-rules", is_flag=True, help="judge nothing, only store")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line: findings, guests, a summary")
 @rules_option
@@ -50,6 +57,7 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
       drakmet scan image:web1.core --json
       drakmet scan xen:web1 --identity pages.db --db web1.db && drakmet apps web1.db
       drakmet scan --all --identity pages.db --advisories debian.json --release bookworm
+      drakmet scan xen:web1 --kernel linux-image-6.1.0-57-amd64_6.1.192-3_amd64.deb
     """
     from drakmet.cli.scanning import Against, run
     from drakmet.plugins import load_plugins
@@ -82,6 +90,7 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
         rules=rules,
         live=options["live"],
         against=against,
+        kernels=options["kernels"],
         note=lambda text: click.echo(text, err=True),
     )
     if options["as_json"]:

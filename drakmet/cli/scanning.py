@@ -17,6 +17,8 @@ from drakmet.identity import Identities
 from drakmet.records import Coverage, CoverageKind
 from drakmet.scan import SCAN_RECORDS, Scanned, scan
 from drakmet.scan.applications import Applications
+from drakmet.scan.kernelfiles import KernelFiles
+from drakmet.scan.kerneltext import KernelTexts
 from drakmet.scan.records import Application
 from drakmet.sources.scanning import open_for_scan
 
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from drakmet.guest.memory import PhysicalMemory
     from drakmet.plugins import PluginSet
     from drakmet.records import Finding, Record
     from drakmet.rules import Outcome, RuleSet
+    from drakmet.scan.collectors import Collector
     from drakmet.store import Writer
 
 
@@ -123,11 +127,13 @@ def run(
     live: bool = False,
     host: str | None = None,
     against: Against | None = None,
+    kernels: Sequence[Path] = (),
     note: Callable[[str], object] = lambda _: None,
 ) -> Results:
     """Scan guests one after the other into ``database``; one that cannot be read is a result like the others.
 
-    ``host`` is the name to store for the machine, if not its own; ``against`` is what to name code by, and advisories.
+    ``host`` is the name to store for the machine, if not its own; ``against`` is what to name code by, and advisories;
+    ``kernels`` are files of kernels to compare theirs with.
     """
     from drakmet.rules import Evaluator
     from drakmet.store import Writer
@@ -136,6 +142,7 @@ def run(
     for plugin in plugins.failed:
         note(f"plugin {plugin.name} is left out: {plugin.error} ({plugin.origin})")
     with ExitStack() as stack:
+        files = KernelFiles(kernels, note) if kernels else None
         identities = stack.enter_context(Identities.open(against.identity)) if against else None
         writer = stack.enter_context(Writer(database, [*plugins.records, *SCAN_RECORDS]))
         evaluator = None
@@ -145,7 +152,8 @@ def run(
             stack.callback(evaluator.close)
         for number, uri in enumerate(uris, 1):
             note(f"{uri} ({number} of {len(uris)})")
-            results.guests.append(_one(uri, plugins, writer, identities, against, live=live, host=host, note=note))
+            known = identities, files
+            results.guests.append(_one(uri, plugins, writer, known, against, live=live, host=host, note=note))
         if evaluator is not None:
             try:
                 results.findings = evaluator.step()
@@ -165,7 +173,7 @@ def _one(
     uri: str,
     plugins: PluginSet,
     writer: Writer,
-    identities: Identities | None,
+    known: tuple[Identities | None, KernelFiles | None],
     against: Against | None,
     *,
     live: bool,
@@ -196,7 +204,7 @@ def _one(
                 next_process=opened.next_process,
                 live=live,
                 kernel=kernel,
-                more=[Applications(identities, memory, moves=moves)] if identities else [],
+                more=_more(known, memory, moves=moves),
                 note=note,
             )
             _take(result, scanned, getattr(source, "problems", []))
@@ -221,6 +229,18 @@ def _one(
     paused = {} if result.paused is None else {"paused_attach": result.paused}
     writer.end_session(result.session, result.outcome, **paused)
     return result
+
+
+def _more(
+    known: tuple[Identities | None, KernelFiles | None], memory: PhysicalMemory, *, moves: bool
+) -> list[Collector]:
+    identities, files = known
+    more: list[Collector] = []
+    if identities is not None:
+        more.append(Applications(identities, memory, moves=moves))
+    if files is not None:
+        more.append(KernelTexts(files, memory, moves=moves))
+    return more
 
 
 def _take(result: GuestResult, scanned: Scanned, problems: list[str]) -> None:

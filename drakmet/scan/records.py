@@ -130,6 +130,49 @@ class Application(EventRecord):
     differing: Annotated[list[int] | None, "numbers, in the file, of pages that are not as in the candidates"] = None
 
 
+class KernelImage(EventRecord):
+    """The kernel or a module whose code in memory was compared with its file.
+
+    Only where the kernel's files were given (``--kernel``).
+    """
+
+    module: Annotated[str | None, "the module's name; null for the kernel itself"] = None
+    address: Annotated[Address | None, "where its code lies"] = None
+    verdict: Annotated[str | None, "verified, modified, unknown (no package has it), unverifiable"] = None
+    why: Annotated[str | None, "why nothing can be verified, or not all of it"] = None
+    build_id: Annotated[str | None, "the file's build-id in hex; where there is no file, the guest's own"] = None
+    file: Annotated[str | None, "name of the package or file that it was compared with"] = None
+    pages: Annotated[int | None, "pages of code that were compared"] = None
+    not_read: Annotated[int | None, "pages of code that could not be read"] = None
+    modified: Annotated[int | None, "bytes that differ and that nothing explains"] = None
+    explained: Annotated[list[str] | None, "what explains differing bytes, and how many: 'jump label: 12'"] = None
+    hooks: Annotated[int | None, "places where the guest's own ftrace, kprobes, BPF or live patches hook in"] = None
+
+
+class KernelText(EventRecord):
+    """Code of the kernel or a module that is not its file's: modified, or hooked by the kernel's own means."""
+
+    module: Annotated[str | None, "the module's name; null for the kernel itself"] = None
+    symbol: Annotated[str | None, "the function"] = None
+    offset: Annotated[int | None, "bytes from its start"] = None
+    address: Annotated[Address | None, "where that is"] = None
+    kind: Annotated[str | None, "modified, or what hooks there: ftrace, kprobe, livepatch, bpf"] = None
+    length: Annotated[int | None, "bytes that differ"] = None
+    expected: Annotated[str | None, "the first of them in the file, in hex"] = None
+    found: Annotated[str | None, "the first of them in memory, in hex"] = None
+    target: Annotated[str | None, "what is called or jumped to"] = None
+    handler: Annotated[str | None, "the function that a hook calls in the end; an address where no file has it"] = None
+
+
+class UnownedCode(EventRecord):
+    """Kernel memory that can be executed, by the page tables, and that belongs to nothing the kernel knows of."""
+
+    address: Annotated[Address | None, "where it begins"] = None
+    size: Annotated[int | None, "bytes of it"] = None
+    writable: Annotated[bool | None, "whether it can be written as well"] = None
+    start: Annotated[str | None, "its first bytes that are not filling, in hex"] = None
+
+
 class HiddenObject(EventRecord):
     """Something that one of the kernel's own books has and another has not: a sign of hiding, or of damage."""
 
@@ -142,6 +185,7 @@ class HiddenObject(EventRecord):
 
 
 SCAN_RECORDS: tuple[type[Record], ...] = (
-    GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, Application, HiddenObject, *HOLE_RECORDS,
+    GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, Application, KernelImage, KernelText,
+    UnownedCode, HiddenObject, *HOLE_RECORDS,
 )  # fmt: skip
 """The tables that a scan fills, beside those of plugins' collectors."""
