@@ -156,6 +156,8 @@ class CoverageKind(enum.StrEnum):
     """What was read changed while it was read, or what was trapped changed or moved without an event."""
     RING_FULL = "ring full"
     """It was armed, but vCPUs had to wait until there was room for their events; none of these is lost."""
+    CLOCK_SET = "clock set"
+    """It was armed, but the host's clock was set: times before and after cannot be compared. No hit is lost by it."""
     MONITOR_AWAY = "monitor away"
     """The monitor or its guardian ended before the watch was meant to end."""
     TIME_OUT = "time out"

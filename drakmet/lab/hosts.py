@@ -78,7 +78,8 @@ class Host:
     @property
     def running(self) -> bool:
         """Tell whether the emulator runs (and is the one that was started, not another with its number)."""
-        return _start_time(self.pid) == self.started
+        # One that ended before its start time could be read has none, as a process that is not there has none.
+        return bool(self.started) and _start_time(self.pid) == self.started
 
     def guest(self, name: str) -> Agent:
         """Return the way to a guest's agent."""

@@ -182,7 +182,8 @@ class Builder:
     def _guest(self) -> Path:
         root = self._root("guest", recipes.GUEST_RELEASE, recipes.GUEST)
         kernel_root = self._kernel_root(recipes.GUEST_KERNELS[self._guest_kernel], "cloud-amd64")
-        inside = {name: _inside(name) for name in ("agent", "guest-init.sh", "guest-initramfs.sh", "workload")}
+        names = ("agent", "guest-init.sh", "guest-initramfs.sh", "guest-poweroff.sh", "workload")
+        inside = {name: _inside(name) for name in names}
         key = key_of("guest", _FORM, root.key, kernel_root.key, inside, recipes.GUEST_MODULES, self.tools.key)
         target = self._images / f"guest-{self._guest_kernel}-{key}.img"
         if not target.exists():
@@ -193,6 +194,7 @@ class Builder:
                 _write(work / "lab/init", inside["guest-init.sh"], 0o755)
                 _write(work / "lab/agent.py", inside["agent"])
                 _write(work / "usr/local/bin/workload", inside["workload"], 0o755)
+                _write(work / "usr/sbin/poweroff", inside["guest-poweroff.sh"], 0o755)
                 kernel = kernel_of(kernel_root.path)
                 modules = module_files(kernel, recipes.GUEST_MODULES)
                 initramfs = _initramfs(inside["guest-initramfs.sh"], root.path / "usr/bin/busybox", modules)

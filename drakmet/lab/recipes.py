@@ -80,6 +80,7 @@ GUEST = (
     "wget",
     "login",
     "ca-certificates",
+    "gdb-minimal",
 )
 GUEST_MODULES = (
     "xen-blkfront",

@@ -45,7 +45,20 @@ class CoverageBook:
     ) -> None:
         """A trap did not see all in an interval though it was armed; ``missed`` hits are known to be lost."""
         self.gaps += 1
-        self._put(self._row(key, tables, span[0], kind, reason, end=span[1], missed=missed))
+        begin, end = min(span), max(span)  # the host's clock may have been set back in between
+        self._put(self._row(key, tables, begin, kind, reason, end=end, missed=missed))
+
+    def clock_set(self, expected: int, now: int) -> None:
+        """The host's clock, which should have said ``expected``, says ``now``: intervals end in the old, begin anew."""
+        by = (now - expected) / 1e9
+        reason = (
+            f"this host's clock was set {'forward' if by > 0 else 'back'} by {abs(by):.1f} s: times are of two scales"
+        )
+        for key, row in list(self._open.items()):
+            self.partly(key, row.tables, (expected, now), CoverageKind.CLOCK_SET, reason, 0)
+            self.close(key, expected)
+            again = self._open[key] = self._row(key, row.tables, now, CoverageKind(row.kind), row.gap)
+            self._put(again)
 
     def _begin(self, key: Key, tables: Iterable[str], time: int, kind: CoverageKind, reason: str | None) -> None:
         self.close(key, time)
@@ -70,7 +83,7 @@ class CoverageBook:
         """The interval that is open for a trap, if any, ends."""
         row = self._open.pop(key, None)
         if row is not None:
-            row.end = time
+            row.end = max(row.begin, time)
             self._put(row)
 
     def close_all(self, time: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from drakmet.errors import DrakmetError, GuestError, UsageError
 from drakmet.guest.linux import LinuxGuest
 from drakmet.monitor import armed, identity
+from drakmet.monitor.clock import HostClock
 from drakmet.monitor.coverage import CoverageBook
 from drakmet.monitor.dispatch import Hits
 from drakmet.monitor.faults import Faults
@@ -206,8 +207,11 @@ class Monitor:
         assert hits is not None  # noqa: S101  # attached before
 
         ticks = itertools.count(1)
+        clock = HostClock() if isinstance(driver, LiveDriver) else None
 
         def tick() -> bool:
+            if clock is not None and self._book is not None and (jump := clock.look()):
+                self._book.clock_set(*jump)
             if next(ticks) % _LOOK == 0:
                 self._look(driver)
             self.flush()

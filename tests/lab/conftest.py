@@ -51,7 +51,16 @@ def busy_guest(lab_host: Host, lab_guest: Agent) -> Iterator[Agent]:
         yield lab_guest
 
 
-UNPROVEN = ("test_bad_input", "test_fleet", "test_guest_breaks", "test_lies", "test_toolstack", "test_truth")
+UNPROVEN = (
+    "test_bad_input",
+    "test_fleet",
+    "test_guest_breaks",
+    "test_guest_modules",
+    "test_lies",
+    "test_our_faults",
+    "test_toolstack",
+    "test_truth",
+)
 """Tests that were not yet seen to pass from begin to end on the emulated host."""
 
 

@@ -31,7 +31,8 @@ with Control() as control, Xenstore() as store:
 """
 WATCH = """
 cd /root
-drakmet watch xen:{name} --plugin file --no-rules --db w.db --json {more} > w.out 2> w.err < /dev/null
+{before}
+drakmet watch xen:{name} --plugin {plugin} --no-rules --db {db} --json {more} > w.out 2> w.err < /dev/null
 echo $? > w.code
 """
 READY, ENDED = 1200, 1200
@@ -43,6 +44,7 @@ class Dom0:
 
     def __init__(self, host: Host, name: str, guest: Agent) -> None:
         self.agent, self.name, self.guest = host.agent, name, guest
+        self.database = "w.db"
 
     def quiet(self) -> None:
         """End what a test that failed has left running."""
@@ -59,12 +61,17 @@ class Dom0:
         state: dict[str, Any] = json.loads(self.run("python3", "-c", STATE, self.name))
         return state
 
-    def watch(self, more: str = "") -> None:
-        """Begin to watch the guest."""
+    def start(self, more: str = "", *, plugin: str = "file", before: str = "", database: str = "w.db") -> None:
+        """Begin to watch the guest, which may fail; a shell runs ``before`` and then is the watch's parent."""
+        self.database = database
         self.run("sh", "-c", "rm -f /root/w.*")
-        script = WATCH.format(name=self.name, more=more)
+        script = WATCH.format(name=self.name, more=more, plugin=plugin, before=before, db=database)
         self.run("sh", "-c", f"setsid sh -c '{script}' < /dev/null > /dev/null 2>&1 &")
         self.wait_for("grep -q watching /root/w.err || test -e /root/w.code", READY)
+
+    def watch(self, more: str = "", *, plugin: str = "file", before: str = "", database: str = "w.db") -> None:
+        """Begin to watch the guest; its traps are armed when this returns."""
+        self.start(more, plugin=plugin, before=before, database=database)
         assert "watching" in self.run("cat", "/root/w.err"), self.run("cat", "/root/w.err")
 
     def wait_for(self, condition: str, seconds: float) -> None:
@@ -79,21 +86,29 @@ class Dom0:
         self.wait_for("test -e /root/w.code", ENDED)
         return int(self.run("cat", "/root/w.code")), self.session()[0]
 
-    def session(self) -> tuple[str, int]:
-        """Return the outcome of the session in the file, and how many files it saw opened."""
-        self.agent.pull("/root/w.db", Path("/tmp/drakmet-toolstack.db"))  # noqa: S108
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return what the file that was fetched last says."""
         with sqlite3.connect("/tmp/drakmet-toolstack.db") as database:  # noqa: S108
-            (outcome,) = database.execute("SELECT outcome FROM session").fetchone()
-            (opens,) = database.execute("SELECT count(*) FROM file_open").fetchone()
+            found = database.execute(sql).fetchall()
         database.close()
+        return found
+
+    def fetch(self) -> None:
+        """Fetch the watch's file."""
+        self.agent.pull(f"/root/{self.database}", Path("/tmp/drakmet-toolstack.db"))  # noqa: S108
+
+    def session(self) -> tuple[str, int]:
+        """Return the outcome of the session in the file, and how many records of its busiest table it has."""
+        self.fetch()
+        ((outcome,),) = self.rows("SELECT outcome FROM session")
+        tables = {table for (table,) in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        table = next(table for table in ("bad_open", "file_open") if table in tables)
+        ((opens,),) = self.rows(f"SELECT count(*) FROM {table}")  # noqa: S608
         return outcome, opens
 
     def gaps(self) -> set[str]:
-        """Return the reasons of the gaps in the coverage that end the session."""
-        with sqlite3.connect("/tmp/drakmet-toolstack.db") as database:  # noqa: S108
-            reasons = {reason for (reason,) in database.execute("SELECT gap FROM coverage WHERE gap IS NOT NULL")}
-        database.close()
-        return reasons
+        """Return the reasons of the gaps in the coverage of the file that was fetched last."""
+        return {reason for (reason,) in self.rows("SELECT gap FROM coverage WHERE gap IS NOT NULL")}
 
     def alive(self) -> bool:
         """Tell whether the guest's programs go on: whether one answers within some seconds."""

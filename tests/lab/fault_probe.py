@@ -5,22 +5,26 @@
 
 Every second death is at a random instant, the others are between two chosen steps of attach, arm, answer and detach.
 The guardian is the real one in a process of its own; with ``exec`` it is started as in production, without it forked
-off a process that has imported it already, which saves two seconds each. Prints one line of JSON for each death.
+off a small process that has imported it already, which saves two seconds each. Prints one line of JSON for each death.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
+import gc
 import json
 import os
 import random
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drakmet.guardian import __main__ as guardian
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 ALIVE = 2.0
 """Virtual seconds within which a guest must go on after its monitor's death."""
 RUN = 0.4
+NURSERY = "/run/drakmet-nursery"
 foreign._BLOCK = 64  # what a child maps anew when it reads: no more than it needs
 DEATHS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGSEGV", "SIGABRT", "exit")
 STEPS: tuple[tuple[type, str], ...] = (
@@ -120,27 +125,50 @@ class Nothing:
         """Nothing waits."""
 
 
+def nursery() -> None:
+    """Fork a guardian for each who comes with the files it is to inherit: this process is small, a monitor is not."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    Control().close()  # the libraries are loaded
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.bind(NURSERY)
+    server.listen()
+    print("ready", flush=True)
+    while True:
+        caller, _ = server.accept()
+        _, files, _, _ = socket.recv_fds(caller, 64, 3)
+        if len(files) == 3 and (pid := os.fork()) == 0:
+            os.setsid()
+            server.close()
+            caller.close()
+            os._exit(guardian.main(["", *map(str, files)]))
+        with contextlib.suppress(OSError):  # the monitor may be dead by now
+            child = os.pidfd_open(pid)
+            socket.send_fds(caller, [str(pid).encode()], [child])
+            os.close(child)
+        for file in files:
+            os.close(file)
+        caller.close()
+
+
 class Forked:
-    """What `subprocess.Popen` is to a guardian's handle, for a fork."""
+    """What `subprocess.Popen` is to a guardian's handle, for one out of the nursery."""
 
     def __init__(self, inherited: tuple[int, int, int]) -> None:
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.setsid()
-            for fd in set(range(3, 256)) - set(inherited):
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-            os._exit(guardian.main(["", *map(str, inherited)]))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+            caller.connect(NURSERY)
+            socket.send_fds(caller, [b"fork"], list(inherited))
+            pid, (self._pidfd,), _, _ = socket.recv_fds(caller, 64, 1)
+        self.pid = int(pid)
+
+    def _ended(self, seconds: float) -> bool:
+        return bool(select.select([self._pidfd], [], [], seconds)[0])
 
     def poll(self) -> int | None:
-        return None if os.waitpid(self.pid, os.WNOHANG)[0] == 0 else 0
+        return 0 if self._ended(0) else None
 
     def wait(self, seconds: float | None = None) -> int:
-        end = time.monotonic() + (seconds or 60)
-        while self.poll() is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired("guardian", seconds or 60)
-            time.sleep(0.002)
+        if not self._ended(seconds or 60):
+            raise subprocess.TimeoutExpired("guardian", seconds or 60)
         return 0
 
 
@@ -184,10 +212,16 @@ class Guest:
         self.text = range(known.gpa(known.address("_stext")), known.gpa(known.address("_etext")), 1 << 20)
 
         self.code = [self.read(start) for start in self.text]
+        self._compare = ctypes.CDLL(None).memcmp
+        self._compare.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
     def read(self, start: int) -> bytes:
         """Return a piece of the kernel's text as it is in the guest's own memory."""
         return bytes(self.source.memory.buffer[start : min(start + self.text.step, self.text.stop)])
+
+    def differs(self, start: int, code: bytes) -> bool:
+        """Tell whether a piece of it is not as it was, every byte compared, none copied."""
+        return bool(self._compare(self.source.memory._address + start, code, len(code)))
 
     def state(self) -> dict[str, Any]:
         """Return what a death must not change."""
@@ -203,7 +237,7 @@ class Guest:
             "rings": len(own.xen),
             "dom0 ports": dom0.used,
             "journal": journal is not None,
-            "text": [start for start, code in zip(self.text, self.code, strict=True) if self.read(start) != code],
+            "text": [start for start, code in zip(self.text, self.code, strict=True) if self.differs(start, code)],
         }
 
     def beats(self) -> int:
@@ -232,6 +266,8 @@ class Campaign:
         self.traps = len(self.watch.prepare().traps)
         self.guest = Guest(self.source, self.known)
         self.before = self.guest.state()
+        gc.collect()
+        gc.freeze()  # else each child's first collection copies all of this
 
     def one(self, at: int, delay: float | None, way: str) -> dict[str, Any]:
         """Have a monitor die at a step, or after some seconds; without either it lives to its end."""
@@ -275,9 +311,16 @@ class Campaign:
         }
 
 
-def main(guest: str, seed: str, kills: str, how: str = "fork") -> None:
+def main(guest: str, seed: str = "1", kills: str = "1", how: str = "fork") -> None:
     """Kill, and tell."""
+    if guest == "--nursery":
+        nursery()
     if how != "exec":
+        Path(NURSERY).unlink(missing_ok=True)
+        forker = subprocess.Popen([sys.executable, __file__, "--nursery"], stdout=subprocess.PIPE)
+        atexit.register(forker.kill)
+        assert forker.stdout is not None
+        forker.stdout.readline()
         handle.start = lambda _guest, inherited: Forked(inherited)  # type: ignore[assignment, return-value]
     campaign = Campaign(guest, int(seed))
     campaign.one(0, None, "none")  # the first takes longer: much is read from disk then

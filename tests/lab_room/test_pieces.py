@@ -297,3 +297,8 @@ def test_a_host_that_is_up_is_not_replaced_by_one_with_other_settings(tmp_path: 
     assert hosts.up(places, "mine", hosts.Choice(), Progress(quiet=True)).pid == os.getpid()
     with pytest.raises(UsageError, match="other settings"):
         hosts.up(places, "mine", hosts.Choice(guests=2), Progress(quiet=True))
+
+
+def test_a_host_whose_emulator_ended_at_once_does_not_run(tmp_path: Path) -> None:
+    """It had no start time to read any more, and a process that is not there has none: that is not the same one."""
+    assert not hosts.Host("dead", tmp_path, 2**22 + 1, 0, 1, "t", hosts.Choice(), 0.0).running
