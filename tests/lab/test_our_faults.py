@@ -28,7 +28,7 @@ BOUNDED = f"""
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 mkdir -p {GROUP}
-echo 320M > {GROUP}/memory.max
+echo 240M > {GROUP}/memory.max
 echo $$ > {GROUP}/cgroup.procs
 """
 LOCK = """
@@ -147,9 +147,9 @@ def test_a_handler_slower_than_a_second_delays_nobody_who_was_answered(lived_thr
 
 def test_a_clock_that_is_set_is_a_gap_and_no_interval_ends_before_it_begins(lived_through: dict[str, Any]) -> None:
     jumps = {gap for kind, gap, *_ in lived_through["gaps"] if kind == "clock set"}
-    assert len(jumps) == 3, jumps
-    assert any("forward by 3600" in jump or "forward by 3599" in jump for jump in jumps)
-    assert any("back by 7200" in jump or "back by 7199" in jump for jump in jumps)
+    by = sorted(float(jump.split(" by ")[1].split()[0]) * (-1 if " back " in jump else 1) for jump in jumps)
+    assert len(by) == 3, jumps
+    assert all(abs(told - meant) < 5 for told, meant in zip(by, (-7200, 3600, 3600), strict=True)), jumps
     assert all(begin <= end for begin, end in lived_through["coverage"])
 
 
@@ -172,10 +172,18 @@ def test_a_watch_that_the_kernel_kills_for_its_groups_memory_leaves_the_guest_as
 
 
 def test_a_watch_that_the_kernel_kills_for_the_hosts_memory_leaves_the_guest_as_it_was(dom0: Faulty) -> None:
-    """The guest is freed by the guardian, be it before the kernel's choice, as taking all memory needs seconds."""
     before = dom0.begin()
-    dom0.bad("hoard")
-    assert dom0.code() == 137
+    # Little is left to it, or taking it all would be longer than the guardian's patience.
+    dom0.run(
+        "sh",
+        "-c",
+        "head -c $(($(awk '/MemAvailable/ {print int($2 / 1024)}' /proc/meminfo) - 150))M /dev/zero > /root/ballast",
+    )
+    try:
+        dom0.bad("hoard")
+        assert dom0.code() == 137
+    finally:
+        dom0.run("rm", "/root/ballast")
     killed = dom0.run("sh", "-c", "dmesg | grep 'Out of memory: Killed process' | tail -1")
     assert "(drakmet)" in killed or "(python3" in killed, killed
     dom0.freed(before)
@@ -232,6 +240,7 @@ def test_a_full_disk_ends_the_watch_in_order_and_says_what_is_lost(dom0: Faulty)
         assert "the disk is full" in said
         assert dom0.alive()
         assert dom0.state() == before
+        dom0.run("rm", "/root/small/rest")
         assert int(dom0.sql("SELECT count(*) FROM bad_open")[0]) > 0
     finally:
         dom0.run("umount", "-l", "/root/small")
