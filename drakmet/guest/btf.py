@@ -44,6 +44,7 @@ _KINDS: Final[dict[t.Kind, tuple[int, ...]]] = {
 }
 _INT_SIGNED, _INT_CHAR, _INT_BOOL = 1, 2, 4
 _MAX_CHAIN: Final = 64
+_USUAL_STRING: Final = 64
 MAX_TYPES: Final = 1 << 22
 
 
@@ -96,7 +97,8 @@ class Btf(t.Types):
             raise GuestError("BTF is cut short")
         self.data = view
         self.words = view[where.types : where.types + (where.types_size & ~3)].cast("I")
-        self._strings = bytes(view[where.strings : where.strings + where.strings_size])
+        # Not copied: it is mapped from a profile's file as a rule, and few of its pages are looked at.
+        self._strings = view[where.strings : where.strings + where.strings_size]
         self._base = base
         self._first_id = base.count if base else 1
         self._first_string = base.string_size if base else 0
@@ -119,7 +121,7 @@ class Btf(t.Types):
         words, fixed, each = self.words, _FIXED, _EACH
         starts = array("I", [0])
         named: list[tuple[int, int]] = []
-        strings, first_string = self._strings, self._first_string
+        strings, first_string = bytes(self._strings), self._first_string
         position, end, ref = 0, len(words), self._first_id
         while position + 3 <= end:
             starts.append(position)
@@ -164,10 +166,12 @@ class Btf(t.Types):
         if offset < self._first_string and self._base is not None:
             return self._base.string(offset)
         start = offset - self._first_string
-        end = self._strings.find(b"\0", start)
-        if end < 0:
-            raise GuestError(f"BTF has no string at {offset}")
-        return self._strings[start:end].decode("utf-8", "surrogateescape")
+        for length in (_USUAL_STRING, len(self._strings)) if start >= 0 else ():
+            raw = bytes(self._strings[start : start + length])
+            end = raw.find(b"\0")
+            if end >= 0:
+                return raw[:end].decode("utf-8", "surrogateescape")
+        raise GuestError(f"BTF has no string at {offset}")
 
     def resolve(self, ref: int) -> t.Type:
         """Return the type behind ``ref``, typedefs and qualifiers removed."""

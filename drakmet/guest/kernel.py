@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from drakmet.errors import GuestError
-from drakmet.guest import btf, kallsyms
+from drakmet.guest import btf
 from drakmet.guest.memory import PhysicalMemory, Unreadable, extents, read_lenient
 from drakmet.guest.paging import ADDRESS_MASK, AddressSpace, KernelSpace
 from drakmet.guest.profile import Profile, ProfileCache
@@ -20,6 +20,8 @@ from drakmet.guest.symbols import KERNEL_HALF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from drakmet.guest import kallsyms
 
 LINK_BASE: Final = 0xFFFF_FFFF_8100_0000
 """Where x86-64 kernels are linked: __START_KERNEL_map + CONFIG_PHYSICAL_START (arch/x86/Kconfig: 16 MiB)."""
@@ -160,6 +162,8 @@ def _place(memory: PhysicalMemory, profile: Profile) -> Kernel | None:
 
 def tables(memory: PhysicalMemory) -> Iterator[kallsyms.Table]:
     """Yield all symbol tables in memory, stale copies among them; their positions are guest-physical."""
+    from drakmet.guest import kallsyms  # a kernel whose profile is kept is found without it
+
     for start, length in extents(memory):
         end = start + length
         for at in range(start, end, _SCAN):

@@ -3,24 +3,25 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from drakmet.errors import GuestError
-from drakmet.guest.files import File, Files, Programs
-from drakmet.guest.iov import Payloads
 from drakmet.guest.memory import PAGE_SIZE, Unreadable
 from drakmet.guest.paging import AddressSpace
 from drakmet.guest.paths import Paths
-from drakmet.guest.sockets import Socket, Sockets
 from drakmet.guest.tasks import Process, ProcessCache, Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from drakmet.guest.files import File, Files, Programs
+    from drakmet.guest.iov import Payloads
     from drakmet.guest.kernel import Kernel
     from drakmet.guest.pathtypes import GuestPath
+    from drakmet.guest.sockets import Socket, Sockets
 
 
 # endbr64, and what the kernel writes over it where no indirect call may arrive (gen_endbr_poison, asm/ibt.h: from
@@ -48,7 +49,10 @@ class FunctionEntry(msgspec.Struct, frozen=True):
 
 
 class LinuxGuest:
-    """Reads processes, files and sockets of the guest whose kernel was found."""
+    """Reads processes, files and sockets of the guest whose kernel was found.
+
+    What not every use needs is made when it is asked for; a kernel that lacks a type for it raises `GuestError` then.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -63,10 +67,34 @@ class LinuxGuest:
         """From a CPU's kernel GS base to the address of the task that runs on it; raises `Unreadable`."""
         self.process: Callable[[int], Process] = self.processes.get
         """From a task's address to the process as it is now, decoded anew only if it changed."""
-        self.files = Files(kernel, self.paths)
-        self.programs = Programs(kernel, self.paths, self.task_reader)
-        self.sockets = Sockets(kernel)
-        self.payloads = Payloads(kernel, self.read)
+
+    @cached_property
+    def files(self) -> Files:
+        """Reads files and descriptors."""
+        from drakmet.guest.files import Files
+
+        return Files(self.kernel, self.paths)
+
+    @cached_property
+    def programs(self) -> Programs:
+        """Reads what programs were started with."""
+        from drakmet.guest.files import Programs
+
+        return Programs(self.kernel, self.paths, self.task_reader)
+
+    @cached_property
+    def sockets(self) -> Sockets:
+        """Reads sockets and their addresses."""
+        from drakmet.guest.sockets import Sockets
+
+        return Sockets(self.kernel)
+
+    @cached_property
+    def payloads(self) -> Payloads:
+        """Reads what is being sent."""
+        from drakmet.guest.iov import Payloads
+
+        return Payloads(self.kernel, self.read)
 
     def tasks(self) -> Iterator[int]:
         """Yield the addresses of all processes in the kernel's list."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import secrets
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from drakmet.errors import GuestError, UsageError
-from drakmet.guest import isf
 from drakmet.guest.btf import Btf, Index
 from drakmet.guest.symbols import Columns, Symbols
 
@@ -62,11 +60,15 @@ class Profile:
     @classmethod
     def from_isf(cls, path: Path) -> Profile:
         """Read an ISF file; its build id is that of its metadata, or empty."""
+        from drakmet.guest import isf
+
         return cls.from_json(isf.load(path), str(path))
 
     @classmethod
     def from_json(cls, data: dict[str, Any], where: str = "ISF") -> Profile:
         """Make a profile of ISF data."""
+        from drakmet.guest import isf  # few kernels need it, and each scan begins by loading this module
+
         isf.check(data, where)
         known = data.get("metadata", {}).get("build_id", "")
         build_id = known if isinstance(known, str) and _BUILD_ID.fullmatch(known) else ""
@@ -74,6 +76,8 @@ class Profile:
 
     def subset(self) -> dict[str, Any]:
         """Return, as ISF, only what was asked of this profile so far: for recordings and fixtures."""
+        from drakmet.guest import isf
+
         data = isf.write(self.types, self.symbols, self.banner)
         data["metadata"]["build_id"] = self.build_id
         return data
@@ -85,7 +89,7 @@ class Profile:
         columns, index = self.symbols.columns, self.types.index
         held: list[bytes] = [
             _bytes(columns.addresses), bytes(columns.kinds), _bytes(columns.starts), _bytes(columns.hashes),
-            _bytes(columns.order), columns.names, _bytes(index.starts), _bytes(index.hashes), _bytes(index.ids),
+            _bytes(columns.order), bytes(columns.names), _bytes(index.starts), _bytes(index.hashes), _bytes(index.ids),
             bytes(self.types.data),
         ]  # fmt: skip
         sections = {}
@@ -121,7 +125,7 @@ class Profile:
                 Columns(
                     section("addresses").cast("Q"),
                     section("kinds"),
-                    section("names").tobytes(),
+                    section("names"),
                     section("starts").cast("I"),
                     section("hashes").cast("I"),
                     section("order").cast("I"),
@@ -185,6 +189,8 @@ def _bytes(values: Sequence[int]) -> bytes:
 
 def _write_whole(path: Path, data: bytes) -> None:
     """Write a file that another process sees either whole or not at all."""
+    import secrets
+
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.touch(mode=0o600)

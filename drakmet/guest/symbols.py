@@ -6,6 +6,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
+from functools import cached_property
 from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,7 +32,7 @@ class Columns(NamedTuple):
 
     addresses: Sequence[int]
     kinds: Sequence[int]
-    names: bytes
+    names: bytes | memoryview
     starts: Sequence[int]
     hashes: Sequence[int]
     order: Sequence[int]
@@ -78,10 +79,15 @@ class Symbols:
     def __len__(self) -> int:
         return len(self.columns.addresses)
 
+    @cached_property
+    def _names(self) -> bytes:
+        """All names, out of the file that they may be mapped from: to find one by its hash takes a few pages of it."""
+        return bytes(self.columns.names)
+
     def _name(self, position: int) -> str:
         start = self.columns.starts[position]
-        end = self.columns.names.find(b"\0", start)
-        return self.columns.names[start:end].decode("utf-8", "surrogateescape")
+        end = self._names.find(b"\0", start)
+        return self._names[start:end].decode("utf-8", "surrogateescape")
 
     def every(self, name: str) -> list[int]:
         """Return the addresses of all symbols called ``name``: static functions may share one."""
@@ -139,7 +145,7 @@ class Symbols:
         Parts that are not entered at the function's own entry (``.cold``, ``.part``) are left out.
         """
         raw = b"\0" + name.encode("utf-8", "surrogateescape") + b"."
-        names = self.columns.names
+        names = self._names
         found: list[str] = []
         at = names.find(raw)
         while at >= 0 and len(found) < _MAX_DUPLICATES:
@@ -158,7 +164,7 @@ class Symbols:
 
     def names(self) -> Iterator[str]:
         """Yield all names in the order of addresses."""
-        for raw in self.columns.names.split(b"\0")[:-1]:
+        for raw in self._names.split(b"\0")[:-1]:
             yield raw.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[tuple[int, str, str]]:

@@ -149,10 +149,9 @@ class Types(ABC):
         if ref is None:
             return False
         try:
-            self.walk(ref, path)
+            return self._reach(ref, path) is not None
         except GuestError:
             return False
-        return True
 
     def field(self, struct: str, path: str) -> Field:
         """Return where ``path`` (``a``, ``a.b.c``) lies in ``struct``; `GuestError` with near names."""
@@ -163,21 +162,29 @@ class Types(ABC):
         return self.field(struct, path).offset
 
     def walk(self, ref: Ref, path: str) -> Field:
-        """Return where ``path`` lies from the start of the struct ``ref``."""
+        """Return where ``path`` lies from the start of the struct ``ref``; `GuestError` with near names."""
+        found = self._reach(ref, path)
+        if found is not None:
+            return found
+        for part in path.split("."):
+            members = self.members(ref)
+            if part not in members:
+                raise GuestError(f"{self.describe(ref)} has no member {part}", hint=nearest(part, members))
+            ref = members[part].type
+        raise GuestError("an empty member name")
+
+    def _reach(self, ref: Ref, path: str) -> Field | None:
+        """Return the same, or None where a member is missing: looking for near names is slow."""
         offset = 0
         found: Field | None = None
         for part in path.split("."):
-            members = self.members(ref)
-            found = members.get(part)
+            found = self.members(ref).get(part)
             if found is None:
-                kind = self.describe(ref)
-                raise GuestError(f"{kind} has no member {part}", hint=nearest(part, members))
+                return None
             self.touched.setdefault(ref, set()).add(part)
             offset += found.offset
             ref = found.type
-        if found is None:  # split() never returns nothing
-            raise GuestError("an empty member name")
-        return Field(offset, found.type, found.bits, found.shift)
+        return found and Field(offset, found.type, found.bits, found.shift)
 
     def members(self, ref: Ref) -> dict[str, Field]:
         """Return all members of a struct by name, those of anonymous members among them."""

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The same image read by drakmet and by Volatility 3: is what they find the same, and how long does it take?
 
-    python tests/bench/scan_against_volatility.py IMAGE --vol VENV/bin/vol --isf DIRECTORY [--prepare COMMAND...]
+    python tests/bench/scan_against_volatility.py IMAGE --vol VENV/bin/vol --isf DIRECTORY [--runs 7] [--cold 1]
+        [--prepare COMMAND...]
 
-Volatility is no dependency of drakmet's: install it in an environment of its own. It needs a profile of the guest's
-kernel (ISF) in DIRECTORY; with --prepare (all that follows; {image} and {isf} stand for the paths) the script makes it
-and counts that, too. Times are CPU seconds of the whole program, from its start, and wall-clock seconds in brackets: a
-busy machine makes the latter longer. "cold" begins without anything kept of earlier runs, "warm" with it.
+Volatility is no dependency of drakmet's: install it in an environment of its own, and drakmet in another, for what else
+is installed makes the start of either slower. It needs a profile of the guest's kernel (ISF) in DIRECTORY; with
+--prepare (all that follows; {image} and {isf} stand for the paths) the script makes it and counts that, too. Times are
+medians of CPU seconds of the whole program, from its start, and of wall-clock seconds in brackets: a busy machine makes
+the latter longer. "cold" begins without any symbols kept of earlier runs, "warm" with them; both programs have their
+bytecode, as they have once they are installed, and take turns.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import argparse
 import json
 import os
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -92,6 +97,8 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--vol", required=True)
     parser.add_argument("--isf", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=7, help="how many warm runs of each")
+    parser.add_argument("--cold", type=int, default=1, help="how many cold runs of each")
     parser.add_argument("--prepare", nargs=argparse.REMAINDER, default=[])
     options = parser.parse_args()
     image = str(options.image.resolve())
@@ -101,31 +108,46 @@ def main() -> None:
         prepared = run(words)[:2]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        ours, theirs = {}, {}
-        for kind in ("cold", "warm"):
-            ours[kind] = run([sys.executable, "-c", LIST, image], XDG_CACHE_HOME=str(work / "ours"))
-            theirs[kind] = run(_vol(options, image, "linux.pslist"), XDG_CACHE_HOME=str(work / "theirs"))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(work / "bytecode")
+        mine, vols = [sys.executable, "-c", LIST, image], _vol(options, image, "linux.pslist")
+        run(mine, XDG_CACHE_HOME=str(work / "ours"))
+        run([options.vol, "-h"], XDG_CACHE_HOME=str(work / "theirs"))
+        ours: dict[str, list[tuple[float, float, str]]] = {"cold": [], "warm": []}
+        theirs: dict[str, list[tuple[float, float, str]]] = {"cold": [], "warm": []}
+        for kind, times in (("cold", options.cold), ("warm", options.runs)):
+            for _ in range(times):
+                if kind == "cold":
+                    shutil.rmtree(work / "ours", ignore_errors=True)
+                    shutil.rmtree(work / "theirs", ignore_errors=True)
+                ours[kind].append(run(mine, XDG_CACHE_HOME=str(work / "ours")))
+                theirs[kind].append(run(vols, XDG_CACHE_HOME=str(work / "theirs")))
         cache = {"XDG_CACHE_HOME": str(work / "theirs")}
         modules = run(_vol(options, image, "linux.lsmod"), **cache)
         sockets = run(_vol(options, image, "linux.sockstat"), **cache)
         database = work / "scan.db"
         scan = [sys.executable, "-m", "drakmet", "scan", f"image:{image}", "--db", str(database), "--no-rules"]
         whole = run(scan, XDG_CACHE_HOME=str(work / "ours"))
-        listed = {tuple(one) for one in json.loads(ours["cold"][2])}
-        rows = json.loads(theirs["cold"][2])
+        listed = {tuple(one) for one in json.loads(ours["cold"][0][2])}
+        rows = json.loads(theirs["cold"][0][2])
         differ("processes", listed, {(row["PID"], row["PPID"], row["COMM"]) for row in rows})
         wanted = {(row["Module Name"], row["Offset"] & (1 << 48) - 1) for row in json.loads(modules[2])}
-        mine = {name for (name,) in query(database, "SELECT name FROM kernel_module")}
-        differ("modules", mine, {name for name, _ in wanted})
+        loaded = {name for (name,) in query(database, "SELECT name FROM kernel_module")}
+        differ("modules", loaded, {name for name, _ in wanted})
         differ("sockets", our_sockets(database), volatility_sockets(json.loads(sockets[2])))
     print(f"{'to the process list':<28} {'drakmet':>18} {'Volatility 3':>18}  times")
     for kind in ("cold", "warm"):
-        _line(f"{kind}, profile not counted", ours[kind], theirs[kind])
+        _line(f"{kind}, profile not counted", median(ours[kind]), median(theirs[kind]))
     if options.prepare:
-        both = tuple(one + two for one, two in zip(theirs["cold"][:2], prepared, strict=True))
-        _line("cold, profile counted in", ours["cold"], both)
-    every = tuple(theirs["warm"][at] + modules[at] + sockets[at] for at in (0, 1))
+        both = tuple(one + two for one, two in zip(median(theirs["cold"]), prepared, strict=True))
+        _line("cold, profile counted in", median(ours["cold"]), both)
+    every = tuple(median(theirs["warm"])[at] + modules[at] + sockets[at] for at in (0, 1))
     _line("and modules and sockets, warm", whole, every)
+
+
+def median(runs: list[tuple[float, float, str]]) -> tuple[float, float]:
+    """Return the medians of CPU and wall seconds."""
+    return statistics.median(one[0] for one in runs), statistics.median(one[1] for one in runs)
 
 
 def _vol(options: argparse.Namespace, image: str, plugin: str) -> list[str]:
@@ -133,8 +155,8 @@ def _vol(options: argparse.Namespace, image: str, plugin: str) -> list[str]:
 
 
 def _line(what: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
-    shown = (f"{one[0]:.2f} s ({one[1]:.1f})" for one in (ours, theirs))
-    print(f"{what:<28} {next(shown):>18} {next(shown):>18}  {theirs[0] / ours[0]:.0f}")
+    shown = (f"{one[0]:.3f} s ({one[1]:.1f})" for one in (ours, theirs))
+    print(f"{what:<28} {next(shown):>18} {next(shown):>18}  {theirs[0] / ours[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import mmap
-import socket
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from drakmet.errors import GuestError, UsageError
 from drakmet.guest import kernel as kernels
-from drakmet.guest import unknown
 from drakmet.guest.memory import PAGE_SHIFT, PAGE_SIZE, ImageMemory, SparseMemory
 from drakmet.guest.profile import ProfileCache
 from drakmet.sources.base import About
@@ -60,7 +59,7 @@ class ImageSource:
         self.memory, layout = open_image(path)
         self.format = layout.format
         self.problems = layout.problems
-        self.about = About(host=socket.gethostname(), guest=path.name)
+        self.about = About(host=os.uname().nodename, guest=path.name)
         self._path = path
 
     def kernel(self, memory: PhysicalMemory | None = None) -> Kernel:
@@ -70,6 +69,8 @@ class ImageSource:
             if self.format == "raw" and self._has_hole(found):
                 found = kernels.find(self.memory, cache=ProfileCache())
         except GuestError as error:
+            from drakmet.guest import unknown
+
             told = unknown.explained(self.memory, error, self.uri)
             told.what = "; ".join([told.what, *self.problems[:1]])
             raise told from error
