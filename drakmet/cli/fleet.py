@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from drakmet.cli.known import rules_option
+from drakmet.cli.known import plugins_option, rules_option
 from drakmet.cli.output import Format, emit, json_line, output_options, printable
 from drakmet.errors import ExitCode, UsageError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from drakmet.fleet.play import Request
-    from drakmet.fleet.runs import Run
+    from drakmet.fleet.runs import Run, Settings
     from drakmet.fleet.scanning import Scanned
 
 _PATH = click.Path(path_type=Path)
@@ -90,16 +90,19 @@ def fleet() -> None:
 @click.option("--retries", type=click.IntRange(0, 10), default=1, show_default=True, help="for hosts that are down")
 @click.option("--max-result", type=click.IntRange(1), default=512, show_default=True, help="MiB of a result")
 @click.option("--live", is_flag=True, help="never pause a guest")
+@click.option("--identity", type=_PATH, help="name code by this database, which the hosts are given")
 @click.option("--remove", is_flag=True, help="leave nothing on the hosts; else the bundle stays for the next time")
 @click.option("--no-rules", is_flag=True, help="judge nothing, only store")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line: findings, hosts, a summary")
 @rules_option
+@plugins_option
 def scan(**options: Any) -> None:
     """Scan all guests of all hosts, and merge what was found.
 
     Hosts get a self-contained bundle of drakmet, once; it is checked by its hash before each use. What a host sends
     back is taken as an attacker's would be. Each host ends with a row: done, or what was wrong. The same command with
     the same --run (or --resume) does what is left: hosts without a result, and guests that could not be read.
+    Directories of plugins and a database of code pages go into the bundle; installed plugins do not.
 
     Exit codes: 0 clean, 1 findings, 3 a host or guest is missing, or not whole, 4 nothing could be scanned.
 
@@ -107,6 +110,7 @@ def scan(**options: Any) -> None:
     Example:
       drakmet fleet scan -i xen.yml
       drakmet fleet scan -i xen.yml --limit rack1 --become --ask-become-pass --vault-id @prompt
+      drakmet fleet scan -i xen.yml --identity pages.db --plugins-dir my-plugins
       drakmet fleet scan --resume drakmet-fleet-20261123-010000
     """
     from drakmet.fleet.play import require_ansible
@@ -121,8 +125,11 @@ def scan(**options: Any) -> None:
     run = _run(options, passwords)
     _note(f"{len(run.settings.hosts)} hosts, run {run.folder}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drakmet/fleet"
-    # A bundle has the plugins that came with drakmet.
-    records = [*load_plugins().records, *SCAN_RECORDS]
+    # A bundle has the plugins that came with drakmet, and those of the directories that were given.
+    plugins = load_plugins(run.settings.plugins)
+    for plugin in plugins.failed:
+        _note(f"plugin {plugin.name} is left out: {plugin.error} ({plugin.origin})")
+    records = [*plugins.records, *SCAN_RECORDS]
     with _ended_by_signals(run):
         scanned = FleetScan(run, records, cache=cache, passwords=passwords, note=_note).scan(rules)
     _show(run, scanned, as_json=options["as_json"])
@@ -232,9 +239,23 @@ def _run(options: dict[str, Any], passwords: dict[str, str]) -> Run:
         longest=options["max_result"] << 20,
         live=options["live"],
         keep=not options["remove"],
+        plugins=[str(one.absolute()) for one in options["plugins_dir"]],
+        identity=str(options["identity"].absolute()) if options["identity"] else None,
     )
+    _look_at_extras(settings)
     settings.hosts = list_hosts(_listing(arguments, passwords))
     return Run.begin(folder, settings)
+
+
+def _look_at_extras(settings: Settings) -> None:
+    """Refuse what would be refused on each host."""
+    from drakmet.identity import Identities
+    from drakmet.plugins import load_plugins
+
+    load_plugins(settings.plugins)
+    if settings.identity:
+        with Identities.open(Path(settings.identity)):
+            pass
 
 
 def _told_anew(run: Run, options: dict[str, Any]) -> Run:

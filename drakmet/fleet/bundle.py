@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The bundle: drakmet and what it depends on, for hosts that have Python and nothing else, named by its content.
 
-It is a folder with ``run.py``, ``src/`` (drakmet and its plugins) and ``site/`` (what it depends on), and a
-``MANIFEST`` of the SHA-256 of every file; the SHA-256 of the manifest is the bundle's digest. For this Python what is
-installed here is taken, if it came as wheels for any Linux (manylinux) or any machine; for others pip fetches wheels.
+It is a folder with ``run.py``, ``src/`` (drakmet and its plugins), ``site/`` (what it depends on), where they were
+given ``plugins/`` (the user's, a folder for each directory) and ``identity.db``, and a ``MANIFEST`` of the SHA-256 of
+every file; the SHA-256 of the manifest is the bundle's digest. For this Python what is installed here is taken, if it
+came as wheels for any Linux (manylinux) or any machine; for others pip fetches wheels.
 """
 
 from __future__ import annotations
 
 import compileall
+import contextlib
 import gzip
 import hashlib
 import importlib.metadata
@@ -17,6 +19,7 @@ import platform
 import py_compile
 import re
 import shutil
+import sqlite3
 import sys
 import tarfile
 import tempfile
@@ -38,6 +41,7 @@ _OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _UNUSED = ("pip", "setuptools", "tzdata", "rich", "pygments", "markdown-it-py", "mdurl")
 _UNUSED_FOLDERS = ("pip", "setuptools", "tzdata", "rich", "pygments", "markdown_it", "mdurl", "bin", "__pycache__")
 _UNUSED_ROOMS = ("drakmet/lab/", "drakmet/report/", "drakmet/drakvuf/", "rules/", "drakmet/_bundled/rules/")
+_MOST_PLUGINS = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RUN = '''\
 # SPDX-License-Identifier: GPL-2.0-or-later
@@ -67,7 +71,15 @@ class Bundle:
         return asdict(self)
 
 
-def make_bundle(cache: Path, python: str = _OWN, machine: str | None = None) -> Bundle:
+@dataclass(frozen=True)
+class Extras:
+    """What a user adds to a bundle: directories of plugins, a database of code pages."""
+
+    plugins: tuple[Path, ...] = ()
+    identity: Path | None = None
+
+
+def make_bundle(cache: Path, python: str = _OWN, machine: str | None = None, extras: Extras | None = None) -> Bundle:
     """Make the bundle for a Python such as ``3.11``, unless it is in ``cache``; raise `FleetError` if it cannot be.
 
     ``machine`` is as ``uname -m`` says; bundles for others than this one's are not made.
@@ -81,7 +93,8 @@ def make_bundle(cache: Path, python: str = _OWN, machine: str | None = None) -> 
         work = Path(name)
         try:
             _fill(work, cache, python)
-        except (DrakmetError, OSError) as error:
+            _add(work, extras or Extras())
+        except (DrakmetError, OSError, sqlite3.Error) as error:
             raise FleetError(f"the bundle for Python {python} cannot be made: {error}") from error
         manifest = "".join(f"{_digest(work / name)}  {name}\n" for name in _names(work)).encode()
         digest = hashlib.sha256(manifest).hexdigest()
@@ -117,6 +130,34 @@ def _fill(work: Path, cache: Path, python: str) -> None:
             stripdir=str(work),
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
+
+
+def _add(work: Path, extras: Extras) -> None:
+    for number, folder in enumerate(extras.plugins):
+        place = work / "plugins" / f"{number:03}"
+        for path in _plugin_files(folder):
+            target = place / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    if extras.identity is not None:
+        # The file may be written to meanwhile; this takes it whole, and without a log beside it.
+        source = sqlite3.connect(f"{extras.identity.absolute().as_uri()}?mode=ro", uri=True)
+        with contextlib.closing(source), contextlib.closing(sqlite3.connect(work / "identity.db")) as copy:
+            source.backup(copy)
+            # A log beside it would be a file that the manifest does not name.
+            copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _plugin_files(folder: Path) -> Iterator[Path]:
+    """Yield plugins and what lies beside them for them, such as lists; nothing hidden, nothing that was compiled."""
+    total = 0
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder).parts
+        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in inside):
+            total += path.stat().st_size
+            if total > _MOST_PLUGINS:
+                raise FleetError(f"more than {_MOST_PLUGINS >> 20} MiB of plugins", where=str(folder))
+            yield path
 
 
 def _installed() -> dict[str, Path] | None:

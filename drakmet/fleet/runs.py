@@ -55,6 +55,8 @@ class Settings(msgspec.Struct):
     longest: int = 512 << 20
     live: bool = False
     keep: bool = True
+    plugins: list[str] = []
+    identity: str | None = None
     drakmet: str = __version__
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drakmet.errors import DrakmetError, ExitCode
-from drakmet.fleet.bundle import Bundle, make_bundle
+from drakmet.fleet.bundle import Bundle, Extras, make_bundle
 from drakmet.fleet.foreign import BrokenResultError, Result, read_result
 from drakmet.fleet.merge import Merger
 from drakmet.fleet.play import Event, Request, playing
@@ -120,8 +120,10 @@ class FleetScan:
 
     def _add_bundle(self, python: str, machine: str) -> None:
         self._tried.add(f"{python}-{machine}")
+        settings = self._run.settings
+        extras = Extras(tuple(map(Path, settings.plugins)), Path(settings.identity) if settings.identity else None)
         try:
-            bundle = make_bundle(self._cache, python, machine)
+            bundle = make_bundle(self._cache, python, machine, extras)
         except DrakmetError as error:
             if python == _OWN:
                 raise

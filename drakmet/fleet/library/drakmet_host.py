@@ -91,6 +91,10 @@ def _scan(folder: Path, parameters: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-I", "-S", "-B", str(bundle / "run.py"), "scan", *(parameters["targets"] or ["--all"])]
     command += ["--no-rules", "--json", "--db", str(result)]
     command += ["--live"] if parameters["live"] else []
+    for plugins in sorted((bundle / "plugins").glob("*")):
+        command += ["--plugins-dir", str(plugins)]
+    if (bundle / "identity.db").exists():
+        command += ["--identity", str(bundle / "identity.db")]
     begun = time.monotonic()
     code, out, err = _run(command, folder, parameters["deadline"], parameters["most"])
     summary = _summary(out)
