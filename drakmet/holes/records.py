@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from drakmet.records import EventRecord, Record
 
@@ -28,6 +28,8 @@ class Hole(EventRecord):
     ``time`` is when it was compared, so that of several comparisons the last one counts; ``process`` is one of those
     that ran the application.
     """
+
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("package", "state"),)
 
     hole: Annotated[str, "its name, such as CVE-2026-35189"]
     state: Annotated[str, "affected, may be affected, not known, fixed or not affected"]

@@ -201,6 +201,20 @@ def _applications(look: Look) -> Facts:
     return facts
 
 
+def _holes(look: Look) -> Facts:
+    facts = _facts(look, "hole")
+    if not facts.absent:
+        sql = (
+            "SELECT hole, package, state, fixed_in FROM hole"
+            " WHERE :of(hole) AND state IN ('affected', 'may be affected')"
+            " AND time = (SELECT max(time) FROM advisory AS a WHERE a.session = hole.session) ORDER BY package, hole"
+        )
+        for row in look.rows(sql):
+            name = f"{row['hole']} in {row['package'] or 'packages that cannot be told apart'}"
+            facts.add(name, state=row["state"], **{"closed in": row["fixed_in"]})
+    return facts
+
+
 def _hidden(look: Look) -> Facts:
     facts = _facts(look, "hidden_object")
     if not facts.absent:
@@ -228,6 +242,7 @@ KINDS: dict[str, Callable[[Look], Facts]] = {
     "mount": _mounts,
     "code file": _code_files,
     "application": _applications,
+    "hole": _holes,
     "hidden object": _hidden,
     "finding": _findings,
 }

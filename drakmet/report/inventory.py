@@ -69,7 +69,12 @@ def applications(source: Source) -> list[Row]:
     found = []
     for name, info in source.tables.items():
         columns = [column.name for column in info.columns]
-        if not _NAMES & set(columns) or not any("version" in column for column in columns) or not info.rows:
+        if (
+            name == "hole"
+            or not _NAMES & set(columns)
+            or not any("version" in column for column in columns)
+            or not info.rows
+        ):
             continue
         shown = [c for c in columns if c not in ("id", "session", "time", "vcpu", "unreadable", "process", "guest")]
         rows: list[Row] = []
@@ -79,6 +84,40 @@ def applications(source: Source) -> list[Row]:
             rows.append({"guest": guest, "process": process, "values": [_value(row[column]) for column in shown]})
         found.append({"table": name, "doc": info.doc, "columns": shown, "rows": rows})
     return found
+
+
+_LAST = "time = (SELECT max(time) FROM advisory AS a WHERE a.session = hole.session)"
+_WORST_FIRST = (
+    "CASE state WHEN 'affected' THEN 0 WHEN 'may be affected' THEN 1 WHEN 'not known' THEN 2 ELSE 3 END, package, hole"
+)
+
+
+def holes(source: Source) -> list[Row]:
+    """Return what the last comparison with advisories said, open holes first; several versions are one text."""
+    if not source.has("hole") or not source.has("advisory"):
+        return []
+    most = source.limits.rows
+    sql = f"SELECT * FROM hole WHERE :within AND {_LAST} ORDER BY {_WORST_FIRST} LIMIT {most + 1}"  # noqa: S608 - ours
+    rows = list(source.select(sql))
+    if len(rows) > most:
+        rows.pop()
+        source.told.append(f"hole: the first {most:,} are shown, open ones first")
+    names = ("hole", "state", "package", "version", "fixed_in", "urgency", "processes", "rests_on", "why")
+    found = []
+    for row in rows:
+        told: Row = {"guest": source.guests.get(row["session"])} | _plain(row, *names)
+        told["version"] = told["version"] or _value(row["versions"])
+        found.append(told)
+    return found
+
+
+def advisories(source: Source) -> list[Row]:
+    """Return the advisories of the last comparison, with what could not be understood of them."""
+    if not source.has("advisory"):
+        return []
+    sql = f"SELECT * FROM advisory AS hole WHERE :within AND {_LAST} ORDER BY id LIMIT {source.limits.rows}"  # noqa: S608
+    names = ("name", "kind", "digest", "date", "statements", "refused", "why")
+    return [{"guest": source.guests.get(row["session"])} | _plain(row, *names) for row in source.select(sql)]
 
 
 def _all(source: Source, table: str) -> list[Row]:

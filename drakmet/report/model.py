@@ -60,6 +60,8 @@ def model(
         "guests": [guest | {"levels": levels.get(guest["id"], {})} for guest in inventory.guests(source)],
         "sessions": inventory.sessions(source),
         "applications": inventory.applications(source),
+        "holes": inventory.holes(source),
+        "advisories": inventory.advisories(source),
         "processes": processes(source, events.by_process, found.by_process(source)),
         "processes_total": len(source.nodes),
         "timeline": events.model,

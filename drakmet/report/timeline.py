@@ -18,7 +18,7 @@ _FIRST = (
     *("process_start", "file_open", "net_connect", "net_datagram", "dns_query", "file_write", "file_rename"),
     *("file_remove", "file_chmod", "file_chown", "net_listen", "net_bind", "process_exit", "process_fork", "file_map"),
 )
-_STATES = {"process_running"}
+_STATES = {"process_running", "hole"}
 """What was there already when somebody began to look."""
 _COMMON = {"id", "session", "time", "vcpu", "process", "unreadable", "line", "tid", "event"}
 _TEXTS = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import drakmet
 from drakmet.cli.known import known_records
+from drakmet.holes.records import Advisory, Hole
 from drakmet.records import Coverage, Finding, PluginFault, Process
 from drakmet.scan.records import GuestState, KernelModule, MountPoint
 from drakmet.store import Writer
@@ -53,6 +54,9 @@ def hostile(path: Path) -> Path:
             writer.put(asked(**common, name=evil, qtype=evil, address=evil, port=53))
             writer.put(GuestState(session=run.session, time=BEGIN, hostname=evil, release=evil, uptime=-(2**63)))
             writer.put(KernelModule(session=run.session, time=BEGIN, name=evil))
+            writer.put(Advisory(session=run.session, time=BEGIN, name=evil, kind=evil, digest=evil, why=evil))
+            said = {"hole": evil, "state": evil, "package": evil, "fixed_in": evil, "rests_on": evil, "why": evil}
+            writer.put(Hole(session=run.session, time=BEGIN, versions=[evil], paths=[evil], **said))
             writer.put(MountPoint(session=run.session, time=BEGIN, path=evil, options=[evil]))
             writer.put(Coverage(session=run.session, plugin=evil, trap=evil, tables=[evil], begin=BEGIN, gap=evil))
             writer.put(PluginFault(session=run.session, time=BEGIN, plugin=evil, trap=evil, error=evil))

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from drakmet.cli import cli
 from drakmet.cli.known import known_records
 from drakmet.errors import ExitCode, UsageError
+from drakmet.holes.records import Advisory, Hole
 from drakmet.records import Coverage, Finding, Process
 from drakmet.report.diff import COLUMNS, Change, Side, compare
 from drakmet.scan.records import Application, GuestState, HiddenObject, KernelModule, MappedFile, MountPoint, OpenSocket
@@ -212,3 +213,27 @@ def test_bad_use_is_said(two: Path, tmp_path: Path) -> None:
     with Scan(once) as scan:
         scan.session()
     assert isinstance(run(once).exception, UsageError)
+
+
+def test_open_holes_are_new_gone_and_changed_by_the_last_comparison(tmp_path: Path) -> None:
+    def hole(name: str, state: str, time: int = 5) -> Hole:
+        return Hole(session=1, time=time, hole=name, state=state, package="libssl3", versions=[], paths=[])
+
+    def advisory(time: int = 5) -> Advisory:
+        return Advisory(session=1, time=time, name="debian.json", kind="x", digest="")
+
+    path = tmp_path / "two.db"
+    with Scan(path) as scan:
+        scan.session(
+            advisory(4), hole("CVE-0", "affected", 4), advisory(), hole("CVE-1", "affected"), hole("CVE-2", "affected")
+        )
+        scan.session(
+            advisory(), hole("CVE-1", "may be affected"), hole("CVE-2", "fixed"), hole("CVE-3", "affected"), begin=2
+        )
+    with Reader(path) as file:
+        changes = compare(Side(file, [1]), Side(file, [2]), {"hole"})
+    assert [(one.change, one.what, one.before, one.after) for one in changes] == [
+        ("new", "CVE-3 in libssl3", None, "state: affected"),
+        ("gone", "CVE-2 in libssl3", "state: affected", None),
+        ("changed", "CVE-1 in libssl3", "state: affected", "state: may be affected"),
+    ]

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from drakmet.cli import cli
 from drakmet.errors import UsageError
+from drakmet.holes.records import HOLE_RECORDS, Advisory, Hole
 from drakmet.report.limits import LONGEST, Limits
 from drakmet.report.model import model
 from drakmet.report.pack import packed
@@ -183,3 +184,21 @@ def test_packed_rows_carry_each_text_once() -> None:
     assert found["texts"] == ["the same"]
     assert found["data"]["rows"]["#columns"]["name"] == {"t": [0] * 20}
     assert found["data"]["few"] == rows[:2]
+
+
+def test_holes_of_the_last_comparison_are_told_the_open_ones_first(tmp_path: Path) -> None:
+    path = tmp_path / "holes.db"
+    with Writer(path, HOLE_RECORDS) as writer:
+        session = writer.begin_session(host="xen1", guest="web1", source="xen:web1").session
+        for time, state in ((1, "affected"), (2, "fixed"), (2, "may be affected")):
+            common = {"session": session, "time": time}
+            writer.put(Advisory(**common, name="</script>debian.json", kind="tracker", digest="ab", date=10**18))
+            writer.put(Hole(**common, hole="CVE-1", state=state, package="p", versions=["p 1", "p 2"], paths=[]))
+        writer.end_session(session, "done")
+    found = told(path)
+    assert [(row["state"], row["version"], row["guest"]) for row in found["holes"]] == [
+        ("may be affected", "p 1, p 2", 1),
+        ("fixed", "p 1, p 2", 1),
+    ]
+    assert [row["date"] for row in found["advisories"]] == [10**18, 10**18]
+    assert found["applications"] == []
