@@ -34,8 +34,8 @@ class TrapCoverage:
 
     @property
     def span(self) -> int:
-        """How long it was meant to see."""
-        return self.end - self.begin
+        """How long it was meant to see; by the host's clock, which may have been set meanwhile."""
+        return max(self.end - self.begin, self.armed)
 
     @property
     def complete(self) -> bool:
@@ -95,6 +95,8 @@ def rests_on(rows: Iterable[Coverage], tables: Container[str], now: int) -> str 
     kinds = sorted({kind for trap in traps for kind in trap.kinds})
     if not kinds:
         return COMPLETE
+    if CoverageKind.CLOCK_SET in kinds:
+        return f"gaps: how long was not seen is not known, the host's clock was set ({', '.join(kinds)})"
     # Of several traps the worst: each of them could have seen what was not.
     unseen = max(trap.span - trap.armed for trap in traps)
     span = max(trap.end for trap in traps) - min(trap.begin for trap in traps)

@@ -23,6 +23,7 @@ with Control() as control, Xenstore() as store:
     print(json.dumps({
         "journals": store.list("/tool/drakmet"),
         "domains": sorted(one.domid for one in control.domains()),
+        "host": ports_of(control, 0).used,
         "guest": info and {"pages": info.tot_pages, "limit": info.max_pages, "paused": info.paused,
                            "pool": control.paging_pool(info.domid), "ports": ports_of(control, info.domid).used,
                            "rings": len(ports_of(control, info.domid).xen),

@@ -111,8 +111,8 @@ class Steps:
 class Traps:
     """A plugin's traps without its collectors, which would take a second each time."""
 
-    def __init__(self, name: str, traps: Any) -> None:
-        self.name, self.traps, self.collectors, self.sinks = name, traps, (), ()
+    def __init__(self, plugin: Any) -> None:
+        self.name, self.traps, self.collectors, self.sinks = plugin.name, plugin.traps, (), ()
 
 
 class Nothing:
@@ -261,7 +261,7 @@ class Campaign:
         self.chance = random.Random(seed)  # noqa: S311  # it is to be repeatable
         self.source = XenSource(guest)
         self.known = self.source.kernel()
-        plugins = [Traps(plugin.name, plugin.traps) for plugin in load_plugins().plugins]
+        plugins = [Traps(plugin) for plugin in load_plugins().plugins]
         self.watch = Monitor(self.source, plugins, [Nothing()], guarded=False)
         self.traps = len(self.watch.prepare().traps)
         self.guest = Guest(self.source, self.known)

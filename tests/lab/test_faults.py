@@ -22,7 +22,8 @@ PROBES = Path(__file__).parent
 SEED = os.environ.get("DRAKMET_FAULT_SEED", "1")
 KILLS = os.environ.get("DRAKMET_FAULT_KILLS", "100")
 """A hundred take six minutes on a quiet machine, twenty on one that is busy."""
-ALIVE = 2.0
+ALIVE, DONE = 2.0, 1.0
+"""Virtual seconds after the death."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,11 @@ def test_deaths_come_at_every_kind_of_instant(deaths: list[dict[str, Any]]) -> N
 
 def test_the_guest_goes_on_after_each(deaths: list[dict[str, Any]]) -> None:
     late = [one for one in deaths if "kill" in one and (one["beat"] is None or one["beat"] > ALIVE)]
+    assert late == []
+
+
+def test_the_guardian_is_done_within_a_second_of_each(deaths: list[dict[str, Any]]) -> None:
+    late = [one for one in deaths if "kill" in one and one["freed"] > DONE]
     assert late == []
 
 

@@ -39,6 +39,9 @@ class Toolstack(Dom0):
 
     def __init__(self, host: Host) -> None:
         super().__init__(host, NAME, host.agent.guest(f"10.77.{NUMBER}.2"))
+        self.run("xl", "destroy", NAME, check=False)
+        self.without = self.settled(lambda now: now["guest"] is None)["host"]
+        """How many event channels dom0 has while this guest is not there."""
 
     def boot(self) -> None:
         """Have the guest run, at work."""
@@ -83,11 +86,19 @@ def running(dom0: Toolstack) -> Toolstack:
 
 
 def clean(dom0: Toolstack, before: dict[str, Any]) -> None:
-    """No note, no domain that cannot die, and a guest that lives on is as it was."""
-    after = dom0.settled(lambda now: not now["journals"] and len(now["domains"]) <= len(before["domains"]))
+    """No note, no domain that cannot die, no event channel of it in dom0, and a guest that lives on is as it was."""
+    after = dom0.settled(
+        lambda now: (
+            not now["journals"]
+            and len(now["domains"]) <= len(before["domains"])
+            and (now["guest"] is not None or now["host"] == dom0.without)
+        )
+    )
     assert after["journals"] == []
-    if after["guest"] is not None and after["domains"] == before["domains"]:
-        assert after["guest"] == before["guest"]
+    if after["guest"] is None:
+        assert after["host"] == dom0.without
+    elif after["domains"] == before["domains"]:
+        assert (after["guest"], after["host"]) == (before["guest"], before["host"])
     assert len(after["domains"]) <= len(before["domains"])
 
 
@@ -160,3 +171,4 @@ def test_a_guest_that_goes_ends_the_watch_in_order(running: Toolstack, how: str)
         assert running.alive()
     if how == "crash":
         running.run("xl", "destroy", NAME)
+        clean(running, before)

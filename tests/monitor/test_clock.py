@@ -12,7 +12,7 @@ import pytest
 from drakmet.monitor.clock import HostClock
 from drakmet.monitor.coverage import CoverageBook
 from drakmet.records import Coverage, CoverageKind
-from drakmet.store.coverage import summarise
+from drakmet.store.coverage import rests_on, summarise
 
 if TYPE_CHECKING:
     from drakmet.records import Record
@@ -97,6 +97,10 @@ def test_intervals_never_end_before_they_begin_and_the_jump_is_a_gap(by: int) ->
     assert f"{'forward' if by > 0 else 'back'} by 3600.0 s" in gap.gap
     (told,) = summarise(kept)
     assert (told.armed, told.complete) == (15 * SECOND, False)
+    assert told.span >= told.armed
+    assert rests_on(kept, ["file_open"], 0) == (
+        "gaps: how long was not seen is not known, the host's clock was set (clock set, unreadable)"
+    )
 
 
 def test_a_gap_that_lasts_goes_on_behind_the_jump() -> None:
