@@ -32,9 +32,9 @@ def escape(text: str) -> str:
     """Return guest text for a string decoded from UTF-8 with ``surrogateescape``; it ends with `CUT` for a `Cut`."""
     if text.__class__ is Cut:
         return escape(str.__str__(text)) + CUT
-    # Nearly every path and name takes this way out: three scans in C and no copy.
-    if text.isascii() and text.isprintable() and "\\" not in text:
-        return text
+    # Nearly every path and name takes this way out, all of it in C.
+    if text.isprintable():
+        return text.replace("\\", "\\\\")
     return "".join(map(_escape_character, text))
 
 

@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from drakmet.records import Record
     from drakmet.store.schema import Table
 
+Kept = dict[str, "Sequence[Any]"]
+"""Columns as SQLite keeps them, without those that are null in all rows."""
+
+_NOTHING = type(None)
+# SQLite makes a float of an int in a REAL column, and 0.0 of -0.0: what it keeps of floats is for it to say.
+_EXACT: dict[str, frozenset[type]] = {
+    "INTEGER": frozenset({int, _NOTHING}),
+    "TEXT": frozenset({str, _NOTHING}),
+    "BLOB": frozenset({bytes, _NOTHING}),
+    "REAL": frozenset({_NOTHING}),
+}
 _TOGETHER = 16
 _FEW = 4
 _MOST_STATEMENTS = 64
@@ -53,18 +64,23 @@ class Inserter:
                 self._turn[place] = _truths
         self._statements: dict[tuple[tuple[int, ...], int], str] = {}
 
-    def insert(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:
-        """Insert the records in their order; raise what sqlite3 raises for a row that it cannot take."""
+    def insert(self, connection: sqlite3.Connection, records: Sequence[Record]) -> Kept | None:
+        """Insert the records in their order; raise what sqlite3 raises for a row that it cannot take.
+
+        Return the columns that are not null as SQLite keeps them; None if only SQLite knows.
+        """
         if len(records) < _FEW or self.table.replaces:
             connection.executemany(self.table.insert, map(self.table.to_row, records))
-            return
-        self._insert(connection, zip(*map(astuple, records), strict=True), len(records))
+            return None
+        return self._insert(connection, zip(*map(astuple, records), strict=True), len(records))
 
-    def insert_columns(self, connection: sqlite3.Connection, columns: Mapping[str, Sequence[Any]], rows: int) -> None:
-        """Insert rows that are given column by column; what is left out is null."""
+    def insert_columns(
+        self, connection: sqlite3.Connection, columns: Mapping[str, Sequence[Any]], rows: int
+    ) -> Kept | None:
+        """Insert rows that are given column by column; what is left out is null. Return what `insert` returns."""
         nothing = [None] * rows
         every = (columns.get(column.name, nothing) for column in self.table.columns)
-        self._insert(connection, every, rows, kept=True)
+        return self._insert(connection, every, rows, kept=True)
 
     def records_of(self, columns: Mapping[str, Sequence[Any]]) -> list[Record]:
         """Return the records whose rows are given column by column, as they are kept."""
@@ -81,9 +97,9 @@ class Inserter:
 
     def _insert(
         self, connection: sqlite3.Connection, every: Iterable[Sequence[Any]], rows: int, *, kept: bool = False
-    ) -> None:
+    ) -> Kept | None:
         places: list[int] = []
-        columns: list[Iterable[Any]] = []
+        columns: list[Sequence[Any]] = []
         for place, column in enumerate(every):
             # The first value is looked at first, as comparing a column of numbers with None is slow.
             if column[0] is None and column.count(None) == rows:
@@ -100,6 +116,10 @@ class Inserter:
             connection.executemany(self._statement(chosen, _TOGETHER), zip(*several, strict=True))
         if together < rows:
             connection.executemany(self._statement(chosen, 1), zip(*[values] * width, strict=True))
+        for place, column in zip(places, columns, strict=True):
+            if not _EXACT[self.table.columns[place].sql_type].issuperset(map(type, column)):
+                return None
+        return {self.table.columns[place].name: column for place, column in zip(places, columns, strict=True)}
 
     def _statement(self, places: tuple[int, ...], rows: int) -> str:
         sql = self._statements.get((places, rows))

@@ -26,7 +26,7 @@ from drakmet.store.verifier import NOTHING, link
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlite_utils import Database
 
@@ -99,6 +99,25 @@ class Chain:
         """Chain the rows that no Writer chained, in every table that is followed."""
         for name in self._columns:
             self._chain(name, self._unchained(name), adopted=True)
+
+    def wrote(self, table: str, kept: Mapping[str, Sequence[object]], rows: int) -> None:
+        """Chain rows that this transaction has just put behind a table's last, given by column as SQLite keeps them.
+
+        Whatever is not chained here is read back from the file: of a table whose rows bring their own numbers, and
+        of one in which the rows did not get the numbers that follow.
+        """
+        first = self._last.get(table, 0) + 1
+        sql = f"SELECT max(id) FROM main.{quote(table)}"  # noqa: S608 - names are checked
+        if table in self._by_note or self._connection.execute(sql).fetchone() != (first + rows - 1,):
+            return
+        nothing: Sequence[object] = [None] * rows
+        columns = [kept.get(name, nothing) for name in self._columns[table][1:]]
+        every = zip(range(first, first + rows), *columns, strict=True)
+        while digests := [
+            blake2b(packed, digest_size=16).digest() for packed in map(_encode, itertools.islice(every, _TOGETHER))
+        ]:
+            self._add(table, first, digests, adopted=False)
+            first += len(digests)
 
     def extend(self, tables: Iterable[str]) -> None:
         """Chain what this transaction wrote to some tables."""

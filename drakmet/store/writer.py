@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from drakmet.store.batch import Kept
+
 _BUSY_WAIT = 0.1
 _PATIENCE = 5.0
 _QUARANTINED = 100_000
@@ -108,10 +110,11 @@ class Writer:
             try:
                 with self._transaction(*self._touched(by_class)):
                     for inserter, records in by_class.items():
-                        inserter.insert(self._connection, records)
+                        self._wrote(inserter, inserter.insert(self._connection, records), len(records))
                     for record, columns in self._columns:
                         rows += (count := len(next(iter(columns.values()))))
-                        self._tables[record].insert_columns(self._connection, columns, count)
+                        inserter = self._tables[record]
+                        self._wrote(inserter, inserter.insert_columns(self._connection, columns, count), count)
                     self._connection.executemany(_QUARANTINE, self._refused)
             except faults.ROW_FAULTS:
                 rows = len(batch)
@@ -277,6 +280,10 @@ class Writer:
                 self.lost += sum(len(by_class[record_class]) for record_class in late)
                 raise
         return {self._tables[record_class]: records for record_class, records in by_class.items()}
+
+    def _wrote(self, inserter: Inserter, kept: Kept | None, rows: int) -> None:
+        if self._chain and kept is not None:
+            self._chain.wrote(inserter.table.name, kept, rows)
 
     def _insert_each(self, by_class: dict[Inserter, list[Record]]) -> None:
         bad = []

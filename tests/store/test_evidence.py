@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from drakmet.cli import cli
 from drakmet.errors import UsageError
 from drakmet.records import Coverage, EventRecord, Process
 from drakmet.store import Writer, seals, verifier
+from drakmet.text import Cut
 
 VERIFIER = Path(verifier.__file__)
 
@@ -93,6 +94,47 @@ def test_what_was_written_is_as_it_was_written(written: Path) -> None:
     code, text = alone(str(written))
     assert code == 0, text
     assert "56 rows" in text
+
+
+PLAIN: dict[str, st.SearchStrategy[Any]] = {
+    "time": st.integers(-(2**63), 2**63 - 1),
+    "text": st.none() | st.text(max_size=4) | st.just("a\0b"),
+    "size": st.none() | st.integers(-(2**63), 2**63 - 1),
+    "share": st.none(),
+    "data": st.none() | st.binary(max_size=4),
+    "flag": st.none() | st.booleans(),
+}
+ODD: dict[str, st.SearchStrategy[Any]] = {
+    "time": st.booleans(),
+    "text": st.just(Cut("x")),
+    "size": st.booleans() | st.sampled_from([5.0, "7"]),
+    "share": st.floats() | st.integers(-9, 9),
+    "data": st.sampled_from([bytearray(b"x"), memoryview(b"y")]),
+    "flag": st.integers(0, 1),
+}
+BATCH = st.one_of(
+    st.lists(st.fixed_dictionaries(PLAIN | {name: PLAIN[name] | odd}), max_size=20) for name, odd in ODD.items()
+)
+
+
+@given(batches=st.lists(BATCH, max_size=4))
+@settings(max_examples=80, deadline=None)
+def test_rows_are_chained_as_sqlite_keeps_them(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[dict[str, Any]]]
+) -> None:
+    path = tmp_path_factory.mktemp("evidence") / "run.db"
+    with Writer(path, [Sight]) as writer:
+        for batch in batches:
+            for values in batch:
+                writer.put(Sight(session=1, **values))
+            if batch:
+                writer.put_columns(Sight, {"session": [1] * len(batch), **{n: [v[n] for v in batch] for n in ODD}})
+            writer.flush()
+        assert not writer.quarantined
+    found = verifier.verify(path)
+    assert found.faults == []
+    assert found.adopted == 0
+    assert found.rows == sum(map(len, batches)) * 2
 
 
 def test_the_verifier_is_short_and_stands_alone() -> None:
