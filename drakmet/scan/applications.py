@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 from drakmet.errors import GuestError
 from drakmet.guest import codepages
 from drakmet.guest.memory import PAGE_SIZE, Unreadable
-from drakmet.guest.regions import VM_EXEC, Region, Regions
+from drakmet.guest.regions import VM_EXEC, VM_WRITE, Region, Regions
 from drakmet.identity import Judgement, Verdict, page_hash
 from drakmet.monitor.values import settle
-from drakmet.scan.records import Application
+from drakmet.naming.records import Application, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
 _MOST_PAGES: Final = 1 << 18
 """Pages of one file that are looked at: 1 GiB of code."""
-_NO_FILE = "memory without a file"
-_VDSO = "[vdso]"
+_VDSO, _ANONYMOUS, _JIT = -1, 0, -2
+_UNNAMED: Final = {
+    _VDSO: ("[vdso]", "the kernel's own"),
+    _ANONYMOUS: ("[anonymous]", "memory without a file"),
+    _JIT: ("[jit]", "memory without a file that can be written and executed at once"),
+}
 
 
 class Applications:
@@ -66,13 +70,13 @@ class Applications:
                 cr3, vdso = guest.task_reader.cr3(mm), reader.vdso(mm)
                 for region in reader.of(mm):
                     if region.flags & VM_EXEC:
-                        by_file.setdefault(-1 if region.start == vdso else region.file, []).append(region)
+                        by_file.setdefault(_file(region, vdso), []).append(region)
             except GuestError as error:
                 scan.lose(f"code of process {process.pid}: {error.what}")
                 continue
             for file, regions in by_file.items():
-                if file < 1:
-                    yield self._row(scan, process, _VDSO if file else None, "the kernel's own" if file else _NO_FILE)
+                if file in _UNNAMED:
+                    yield self._row(scan, process, *_UNNAMED[file])
                     continue
                 if file not in paths:
                     try:
@@ -108,7 +112,7 @@ class Applications:
         each = (page for region in regions for page in codepages.pages(self._memory, cr3, levels, region))
         return list(islice(each, _MOST_PAGES))
 
-    def _row(self, scan: Reading, process: Process, path: str | None, why: str) -> Application:
+    def _row(self, scan: Reading, process: Process, path: str, why: str) -> Application:
         return Application(
             session=scan.session,
             time=scan.time,
@@ -119,24 +123,22 @@ class Applications:
         )
 
     def _named(self, scan: Reading, process: Process, path: str | None, said: Judgement, pages: int) -> Application:
-        sure = said.verdict is Verdict.VERIFIED
-        packages = {match.package for match in said.files}
-        versions = {(match.package, match.version) for match in said.files}
-        build_ids = {match.build_id for match in said.files}
         return Application(
             session=scan.session,
             time=scan.time,
             process=process.id,
             path=path,
             unreadable="path" if path is None else None,
-            verdict=said.verdict.value,
             why=None if pages else "none of its pages is in memory",
-            package=packages.pop() if len(packages) == 1 else None,
-            version=next(iter(versions))[1] if sure and len(versions) == 1 else None,
-            candidates=[" ".join(part or "-" for part in match[:4]) for match in said.files] or None,
-            sources=[f"{match.source or '-'} {match.source_version or '-'}" for match in said.files] or None,
-            build_id=build_ids.pop() if sure and len(build_ids) == 1 else None,
             pages=pages,
-            known=said.known,
-            differing=list(said.differing) or None,
+            **told(said),
         )
+
+
+def _file(region: Region, vdso: int) -> int:
+    """Return the address of the struct file that an executable region is of, or what it is instead."""
+    if region.file:
+        return region.file
+    if region.start == vdso:
+        return _VDSO
+    return _JIT if region.flags & VM_WRITE else _ANONYMOUS

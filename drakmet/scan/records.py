@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from drakmet.holes.records import HOLE_RECORDS
+from drakmet.naming.records import Application
 from drakmet.records import Address, EventRecord, Record
 
 
@@ -107,27 +108,6 @@ class MappedFile(EventRecord):
     device: Annotated[str | None, "the file system's device, major:minor"] = None
     deleted: Annotated[bool | None, "whether the file's name was removed"] = None
     memfd: Annotated[bool | None, "whether the file is in memory only (memfd_create)"] = None
-
-
-class Application(EventRecord):
-    """A program or library whose code a process has mapped, named by the pages of it that are in memory.
-
-    Only where a database of code pages was given (``drakmet identity``).
-    """
-
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("process",),)
-
-    path: Annotated[str | None, "the file; [vdso]; null for memory without one"] = None
-    verdict: Annotated[str | None, "verified, modified (a known file but for some pages), unknown, unverifiable"] = None
-    why: Annotated[str | None, "why nothing can be verified"] = None
-    package: Annotated[str | None, "the package, if all files that agree are of one"] = None
-    version: Annotated[str | None, "its version, if the pages leave one only"] = None
-    candidates: Annotated[list[str] | None, "package, version, architecture and path of all files that agree"] = None
-    sources: Annotated[list[str] | None, "source package of each of them and its version, by which holes go"] = None
-    build_id: Annotated[str | None, "the file's build-id in hex, if all that agree have one"] = None
-    pages: Annotated[int | None, "pages of code in memory that could be read: what the verdict rests on"] = None
-    known: Annotated[int | None, "those of them that the candidates have at the same place"] = None
-    differing: Annotated[list[int] | None, "numbers, in the file, of pages that are not as in the candidates"] = None
 
 
 class KernelImage(EventRecord):
