@@ -12,7 +12,7 @@ from drakmet.errors import DrakmetError, ExitCode
 from drakmet.sources import open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from drakmet.monitor import Filters, Statistics
@@ -85,15 +85,18 @@ def run(
     recording: Path | None = None,
     guarded: bool = True,
     host: str | None = None,
+    identity: Path | None = None,
 ) -> Ended:
     """Watch the guest that ``uri`` names until it is told to end, and return how that was.
 
     With ``database`` records are stored there, and judged by ``rules`` meanwhile; with ``recording`` what was read of
     the guest is kept there. Unless not ``guarded``, a guardian frees the guest should this process die. ``host`` is the
-    name to store for the machine, if not its own.
+    name to store for the machine, if not its own; ``identity`` a database to name applications by as their pages run.
     """
     from drakmet.cli.judging import Judge
+    from drakmet.identity import Identities
     from drakmet.monitor import Monitor
+    from drakmet.naming import Application, Namer
     from drakmet.store import Writer
 
     for plugin in plugins.failed:
@@ -101,8 +104,12 @@ def run(
     with ExitStack() as stack:
         source = open_source(uri)
         stack.callback(source.close)
-        writer = stack.enter_context(Writer(database, plugins.records)) if database else None
+        named = [Application] if identity else []
+        writer = stack.enter_context(Writer(database, [*plugins.records, *named])) if database else None
         sinks: list[Sink] = [writer, view] if writer else [view]
+        namer = Namer(stack.enter_context(Identities.open(identity)), fan_out(sinks)) if identity else None
+        if namer:
+            sinks = [namer, *sinks]  # before those that pass on what it gives them
         monitor = Monitor(source, plugins.plugins, sinks, filters=filters, record=recording, guarded=guarded)
         view.note(f"finding the kernel of {source.about.guest}")
         prepared = monitor.prepare()
@@ -139,6 +146,8 @@ def run(
             raise
         finally:
             statistics = monitor.statistics
+            if namer:
+                namer.finish()
             if writer:
                 paused = {"paused_attach": statistics.paused_attach, "paused_detach": statistics.paused_detach}
                 writer.end_session(session, outcome, **paused)
@@ -159,6 +168,17 @@ def run(
         )
     view.end(ended)
     return ended
+
+
+def fan_out(sinks: Sequence[Sink]) -> Callable[[Record], object]:
+    """Return what puts a record into several sinks."""
+    puts = [sink.put for sink in sinks]
+
+    def put(record: Record) -> None:
+        for one in puts:
+            one(record)
+
+    return put
 
 
 def _teller(writer: Writer, view: View) -> Callable[[Finding], None]:

@@ -65,6 +65,9 @@ _filter_options = _together(
     ),
 )
 _for = click.option("--for", "seconds", type=Duration(), help="end after this time, such as 90s, 5m or 2h")
+_identity = click.option(
+    "--identity", type=_PATH, help="name applications as their pages run, by this database of `drakmet identity build`"
+)
 _no_guardian = click.option(
     "--no-guardian", is_flag=True, help="start no process that frees the guest should this one be killed"
 )
@@ -81,6 +84,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="one JSON object a 
 @_plugin_options
 @_rule_options
 @_filter_options
+@_identity
 @_no_guardian
 @_json
 @click.pass_context
@@ -99,6 +103,7 @@ def watch(ctx: click.Context, /, uri: str, database: Path | None, **options: Any
       drakmet watch xen:web1
       drakmet watch xen:web1 --for 5m --db web1.db --plugin execution --plugin network-intent
       drakmet watch xen:3 --name 'php*' --uid 33 --json
+      drakmet watch xen:web1 --identity pages.db --db web1.db; drakmet apps web1.db
       drakmet watch --engine drakvuf xen:web1 -- -a procmon -a filetracer
     """
     engine, program, given = options.pop("engine"), options.pop("program"), options.pop("program_options")
@@ -142,6 +147,7 @@ def record(ctx: click.Context, /, uri: str, recording: Path | None, **options: A
 @_plugin_options
 @_rule_options
 @_filter_options
+@_identity
 @_json
 @click.pass_context
 def replay(ctx: click.Context, /, file: Path, database: Path | None, **options: Any) -> None:
@@ -186,6 +192,8 @@ def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str,
     from drakmet.plugins import load_plugins
 
     plugins = load_plugins(options["plugins_dir"], only=options["only"], disabled=options["without"])
+    if options.get("identity") and not any(plugin.execute_traps for plugin in plugins.plugins):
+        raise UsageError("no plugin is loaded that watches executed pages", hint="add --plugin execution-pages")
     ended = running.run(
         uri,
         plugins,
@@ -196,6 +204,7 @@ def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str,
         filters=_filters(options),
         recording=options.get("recording"),
         guarded=not options.get("no_guardian"),
+        identity=options.get("identity"),
     )
     ctx.exit(int(ended.exit_code))
 

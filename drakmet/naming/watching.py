@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from drakmet.errors import StoreError
 from drakmet.identity import Judgement, Match, Narrowing, Verdict
 from drakmet.naming.records import Application, told
-from drakmet.records import Coverage
+from drakmet.records import Coverage, CoverageKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ _ANY_PLACE: Final = -1
 _FILES: Final = ("file", "memfd")
 _KERNEL: Final = ("kernel", "module", "kernel memory")
 _JIT: Final = "jit"
+_MIRRORED: Final[dict[str, Any]] = {"plugin": "identity", "trap": "applications", "tables": [Application.table]}
 _NO_KERNEL: Final = "the guest's kernel does not say what it is of: named by its content alone"
 _UNNAMED: Final = {
     "vdso": ("[vdso]", "the kernel's own"),
@@ -72,6 +74,8 @@ class Namer:
         self._taken: list[Any] = []
         self._subjects: dict[tuple[Any, ...], _Subject] = {}
         self._changed: dict[tuple[Any, ...], _Subject] = {}
+        self.fault: str | None = None
+        """Why nothing is named any more; None if all is well."""
         self.untold = 0
         """Pages that were of one file more than are kept, or of more files."""
 
@@ -80,15 +84,32 @@ class Namer:
         if record.table == EXECUTED:
             self._taken.append(record)
         elif record.__class__ is Coverage and EXECUTED in record.tables:
-            mirrored = {"plugin": "identity", "trap": "applications", "tables": [Application.table]}
-            self._put(Coverage(**msgspec.structs.asdict(record) | mirrored))
+            self._put(Coverage(**msgspec.structs.asdict(record) | _MIRRORED))
 
     def flush(self) -> None:
         """Name what was taken."""
         if not self._taken:
             return
         taken, self._taken = self._taken, []
-        pages = [page for page in taken if not page.kernel and page.region not in _KERNEL]
+        if self.fault is not None:
+            return
+        try:
+            self._name([page for page in taken if not page.kernel and page.region not in _KERNEL])
+        except StoreError as error:
+            self._fail(error.what, taken[0])
+
+    def finish(self) -> None:
+        """Name what was taken, and tell of each file what its last page left known."""
+        self.flush()
+        if self.fault is not None:
+            return
+        try:
+            for subject in self._subjects.values():
+                self._tell(subject, again=True)
+        except StoreError as error:
+            self._fail(error.what, next(iter(self._subjects.values())).last)
+
+    def _name(self, pages: Sequence[Any]) -> None:
         found = self._identities.places(bytes.fromhex(page.hash) for page in pages if page.hash)
         for page in pages:
             self._take(page, found)
@@ -96,11 +117,13 @@ class Namer:
         for subject in changed.values():
             self._tell(subject, again=False)
 
-    def finish(self) -> None:
-        """Name what was taken, and tell of each file what its last page left known."""
-        self.flush()
-        for subject in self._subjects.values():
-            self._tell(subject, again=True)
+    def _fail(self, reason: str, page: Any) -> None:
+        """Name nothing any more: the watch goes on, and its coverage says why."""
+        self.fault = reason
+        kind = CoverageKind.UNREADABLE.value
+        self._put(
+            Coverage(session=page.session, begin=page.time, end=page.time, kind=kind, gap=reason, **_MIRRORED)
+        )
 
     def _take(self, page: Any, found: Mapping[bytes, Sequence[Place]]) -> None:
         digest = bytes.fromhex(page.hash) if page.hash else None

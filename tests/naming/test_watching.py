@@ -143,6 +143,18 @@ def test_coverage_is_that_of_the_executed_pages(tmp_path: Path) -> None:
     )
 
 
+def test_a_database_that_breaks_ends_the_naming_and_not_the_watch(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.identities.connection.execute("DROP TABLE page")
+    assert run.see(executed(1, b"same")) == []
+    (gap,) = run.out
+    assert isinstance(gap, Coverage)
+    assert (gap.kind, gap.tables) == ("unreadable", ["application"])
+    assert "cannot be read" in (gap.gap or "")
+    assert run.see(executed(2, b"2")) == []
+    assert run.end() == []
+
+
 def test_a_guest_that_changes_its_mind_all_the_time_fills_no_file(tmp_path: Path) -> None:
     run = Run(tmp_path)
     more = tmp_path / "more.deb"
