@@ -16,6 +16,7 @@ import click
 from drakmet.cli.holes import advisory_options, counted, told
 from drakmet.cli.output import Format, emit, output_options
 from drakmet.errors import ExitCode, StoreError, UsageError
+from drakmet.naming.records import LAST
 from drakmet.store.reader import connect
 
 if TYPE_CHECKING:
@@ -30,17 +31,19 @@ _COLUMNS = (
 _QUERY = """
 SELECT guest.name AS guest, coalesce(a.path, '(memory without a file)') AS application, a.package, a.version,
        a.candidates, a.verdict, max(a.pages) AS pages, a.known, a.why, count(DISTINCT a.process) AS processes,
-       min(a.time) AS first, max(a.time) AS last
-FROM application AS a JOIN session ON session.id = a.session JOIN guest ON guest.id = session.guest
+       min({first}) AS first, max(a.time) AS last
+FROM (SELECT * FROM application WHERE {last}) AS a
+JOIN session ON session.id = a.session JOIN guest ON guest.id = session.guest
 GROUP BY guest.id, a.path, a.verdict, a.package, a.version, a.candidates
 ORDER BY guest.name, CASE a.verdict WHEN 'modified' THEN 0 WHEN 'unknown' THEN 1 WHEN 'verified' THEN 3 ELSE 2 END,
          a.package, a.path
 """
+_ONCE = {"first": "a.time", "last": "TRUE"}  # of a file that was written before watches named applications
 
 
 @click.command(short_help="Show which applications run, in which versions.")
 @click.argument("target", metavar="FILE|xen:GUEST|image:FILE")
-@click.option("--identity", type=_PATH, help="the database to name code by; for a guest or an image")
+@click.option("--identity", type=_PATH, help="the database to name code by; for a stored watch the pages it has")
 @advisory_options
 @output_options
 @click.pass_context
@@ -54,6 +57,8 @@ def apps(
 ) -> None:
     """Show which applications run, in which versions: of a stored file, or of a guest or image that is scanned now.
 
+    Of a stored watch that saw executed pages, --identity names these now, by whatever the database has by now.
+
     Programs and libraries are named by the pages of their code that are in memory, not by what the guest says of them.
     A version stands there only if the pages leave no other; else the candidates are told. Code of which the database
     knows nothing is unknown, and nothing here is said to be safe. The column holes counts what changelogs in the
@@ -64,15 +69,20 @@ def apps(
       drakmet identity build pages.db *.deb
       drakmet apps xen:web1 --identity pages.db --advisories debian.json
       drakmet scan --all --identity pages.db --db tonight.db; drakmet apps tonight.db --json
+      drakmet watch xen:web1 --plugin execution-pages --db web1.db; drakmet apps web1.db --identity pages.db
     """
     if not target.startswith(("xen:", "image:", "vmi:")):
-        if identity is not None:
-            raise UsageError("a stored file was named when it was scanned", hint="--identity is for guests and images")
         if advisories or release:
             raise UsageError(
                 "a stored file is shown as it is", hint="compare it first: drakmet holes FILE --advisories"
             )
-        _show(Path(target), output)
+        if identity is None:
+            _show(Path(target), output)
+            return
+        from drakmet.cli.renaming import name_again
+
+        with tempfile.TemporaryDirectory(prefix="drakmet-") as folder:
+            _show(name_again(Path(target), identity, Path(folder) / "named.db"), output)
         return
     if identity is None:
         raise UsageError("nothing to name code by", hint="--identity DB; make one: drakmet identity build")
@@ -94,14 +104,16 @@ def _show(file: Path, output: Format) -> None:
     connection = connect(file)
     try:
         connection.row_factory = sqlite3.Row
-        rows = [dict(row) for row in connection.execute(_QUERY)]
+        has = {name for _, name, *_ in connection.execute("PRAGMA table_info(application)")}
+        several = {"first": "coalesce(a.first, a.time)", "last": LAST} if "subject" in has else _ONCE
+        rows = [dict(row) for row in connection.execute(_QUERY.format_map(several))]
         holes = counted(connection)
     except sqlite3.OperationalError:
         rows, holes = [], None  # a file of a drakmet that had no such table
     finally:
         connection.close()
     if not rows:
-        hint = "scan with --identity DB (drakmet identity build)"
+        hint = "scan or watch with --identity DB (drakmet identity build)"
         raise StoreError("no code was named in it", where=str(file), hint=hint)
     for row in rows:
         row["first"], row["last"] = _clock(row["first"]), _clock(row["last"])

@@ -130,15 +130,17 @@ def _compare(
 
 def _ran(reader: Reader, only: int | None) -> dict[int, list[Ran]]:
     from drakmet.holes.compare import Ran
+    from drakmet.naming.records import LAST
 
     if "application" not in reader.names:
         return {}
     columns = {column.name for table in reader.tables() if table.name == "application" for column in table.columns}
     sources = "sources" if "sources" in columns else "NULL AS sources"
+    last = LAST if "subject" in columns else "TRUE"
     found: dict[int, list[Ran]] = {}
     sql = (
         f"SELECT session, process, path, verdict, candidates, {sources} FROM application"  # noqa: S608 - ours
-        " WHERE candidates IS NOT NULL AND (:session IS NULL OR session = :session) ORDER BY id"
+        f" WHERE candidates IS NOT NULL AND {last} AND (:session IS NULL OR session = :session) ORDER BY id"
     )
     for row in reader.select(sql, {"session": only}, seconds=600.0)[1]:
         found.setdefault(row["session"], []).append(

@@ -14,12 +14,12 @@ from drakmet.cli.comparing import compare_with
 from drakmet.errors import DrakmetError, ExitCode
 from drakmet.holes.compare import Ran
 from drakmet.identity import Identities
+from drakmet.naming.records import Application
 from drakmet.records import Coverage, CoverageKind
 from drakmet.scan import SCAN_RECORDS, Scanned, scan
 from drakmet.scan.applications import Applications
 from drakmet.scan.kernelfiles import KernelFiles
 from drakmet.scan.kerneltext import KernelTexts
-from drakmet.scan.records import Application
 from drakmet.sources.scanning import open_for_scan
 
 if TYPE_CHECKING:

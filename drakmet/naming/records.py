@@ -38,6 +38,12 @@ class Application(EventRecord):
     first: Annotated[int | None, "of a watch: when its first page ran, nanoseconds since 1970-01-01 UTC"] = None
 
 
+LAST = (
+    "(subject IS NULL OR id IN (SELECT max(id) FROM application WHERE subject IS NOT NULL GROUP BY session, subject))"
+)
+"""SQL over the table ``application``: the rows that count, where a watch has told of a file several times."""
+
+
 def told(said: Judgement) -> dict[str, Any]:
     """Return what a judgement says, as columns of an `Application`; a version only where the pages leave one."""
     sure = said.verdict is Verdict.VERIFIED

@@ -121,9 +121,7 @@ class Namer:
         """Name nothing any more: the watch goes on, and its coverage says why."""
         self.fault = reason
         kind = CoverageKind.UNREADABLE.value
-        self._put(
-            Coverage(session=page.session, begin=page.time, end=page.time, kind=kind, gap=reason, **_MIRRORED)
-        )
+        self._put(Coverage(session=page.session, begin=page.time, end=page.time, kind=kind, gap=reason, **_MIRRORED))
 
     def _take(self, page: Any, found: Mapping[bytes, Sequence[Place]]) -> None:
         digest = bytes.fromhex(page.hash) if page.hash else None

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from drakmet.naming.records import LAST
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -192,9 +194,11 @@ def _code_files(look: Look) -> Facts:
 def _applications(look: Look) -> Facts:
     facts = _facts(look, "application")
     if not facts.absent:
+        has = {column.name for table in look.file.tables() if table.name == "application" for column in table.columns}
         sql = (
-            "SELECT DISTINCT path, package, version, verdict FROM application"
-            " WHERE path IS NOT NULL AND pages AND :of(application) ORDER BY path"
+            "SELECT DISTINCT path, package, version, verdict FROM application"  # noqa: S608 - constants
+            f" WHERE path IS NOT NULL AND pages AND {LAST if 'subject' in has else 'TRUE'} AND :of(application)"
+            " ORDER BY path"
         )
         for row in look.rows(sql):
             facts.add(row["path"], package=row["package"], version=row["version"], verdict=row["verdict"])

@@ -119,6 +119,18 @@ class Tally:
         return f"{name:<22}{self.looks:>8}{self.missing:>10}{self.wrong:>8}{share:>9.1f} %   {verdicts}"
 
 
+def told_apart_by_nothing(identities: Identities, pairs: list[Pair]) -> int:
+    """Return the number of pairs whose versions have exactly the same code."""
+    query = (
+        "SELECT DISTINCT code, path FROM file JOIN package ON package.id = file.package WHERE name = ? AND version = ?"
+    )
+
+    def codes(one: Offered) -> list[tuple[int, str]]:
+        return sorted(identities.connection.execute(query, (one.name, one.version)))
+
+    return sum(codes(pair.old) == codes(pair.new) for pair in pairs)
+
+
 def judge(identities: Identities, files: dict[Offered, Path]) -> dict[str, Tally]:
     """Judge each file of each package in several ways."""
     chance = random.Random(2)  # noqa: S311 - the same looks each time
@@ -172,6 +184,8 @@ def main() -> None:
         for path in files.values():
             filler.add(path)
         filler.compact()
+        equal = told_apart_by_nothing(identities, pairs)
+        print(f"{equal} pairs have the same code in both versions: nothing in memory tells these apart")
         stats = identities.stats()
         print(f"{stats}, {stats['bytes'] / stats['pages']:.1f} bytes a distinct page")
         print(f"{'look':<22}{'answers':>8}{'not in it':>10}{'wrong 1':>8}{'one left':>11}")
