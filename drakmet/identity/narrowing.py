@@ -88,9 +88,9 @@ class Narrowing:
             new = True
             self._seen.add(page)
             number, digest = page
-            for place in found.get(digest, ()):
-                if number in (place.number, -1):
-                    self._agreeing.setdefault(place.code, set()).add(page)
+            for code, at in found.get(digest, ()):
+                if number in (at, -1):
+                    self._agreeing.setdefault(code, set()).add(page)
         return new
 
     def judge(self, files: Callable[[int], tuple[Match, ...]]) -> Judgement:

@@ -157,7 +157,7 @@ class Namer:
             kind = _JIT if page.kind == _JIT and region in _UNNAMED else region
             path, why = _UNNAMED.get(kind, (None, "memory without a file"))
             return (kind, session, page.process, page.cr3 if page.process is None else None), path, why
-        paths = {match.path for place in places for match in self._identities.files(place.code)}
+        paths = {match.path for code, _ in places for match in self._identities.files(code)}
         path = paths.pop() if len(paths) == 1 else None
         return ("content", session, page.cr3, path), path, _NO_KERNEL
 
