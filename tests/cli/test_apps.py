@@ -12,8 +12,8 @@ from naming.test_watching import executed as page
 
 from drakmet.cli.apps import apps
 from drakmet.errors import StoreError, UsageError
+from drakmet.naming import Application
 from drakmet.scan import SCAN_RECORDS
-from drakmet.scan.records import Application
 from drakmet.store import Writer
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from holes.samples import EARLY, LATE, NEW, OLD, OTHER, UNFIXED, file, tracker
 from drakmet.cli.apps import apps
 from drakmet.cli.holes import holes
 from drakmet.errors import StoreError, UsageError
+from drakmet.naming import Application
 from drakmet.scan import SCAN_RECORDS
-from drakmet.scan.records import Application
 from drakmet.store import Reader, Writer
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import SparseMemory
 from drakmet.guest.regions import VM_EXEC, Region, Regions
 from drakmet.identity import Verdict
+from drakmet.naming import Application
 from drakmet.records import Process
 from drakmet.scan import scan
 from drakmet.scan.applications import Applications
-from drakmet.scan.records import Application
 from scan.sample import Rows, Source, kernel_in
 
 if TYPE_CHECKING:
