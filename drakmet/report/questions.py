@@ -33,7 +33,8 @@ QUESTIONS = (
     ),
     Question(
         "process_tree",
-        "Who started whom, each process below its parent; a pid that is used again is another process",
+        "Who started whom, each process below its parent; a pid that is used again is another process. "
+        "Without a depth: deeper than 60, or in a circle",
         ("process",),
         """
         WITH RECURSIVE life AS (
@@ -57,8 +58,13 @@ QUESTIONS = (
             SELECT c.id, c.session, c.pid, c.uid, c.program, t.depth + 1, t.place || printf('%012d', c.id)
             FROM linked AS c JOIN tree AS t ON c.above = t.id WHERE t.depth < 60
         )
-        SELECT session, substr('                              ', 1, depth) || coalesce(program, '?') AS process,
-               pid, uid, depth, id FROM tree ORDER BY session, place
+        -- A guest may start a chain of any length, and its memory name parents in a circle: none is left out for that.
+        SELECT session,
+               substr('                              ', 1, coalesce(depth, 0)) || coalesce(program, '?') AS process,
+               pid, uid, depth, id FROM (
+            SELECT * FROM tree
+            UNION ALL SELECT id, session, pid, uid, program, NULL, '~' FROM linked WHERE id NOT IN (SELECT id FROM tree)
+        ) ORDER BY session, place, id
         """,
     ),
     Question(

@@ -14,9 +14,11 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lab.operators import inner_host
 
 from drakmet.lab import hosts
 from drakmet.lab.hosts import Choice, Host
@@ -49,8 +51,9 @@ def up(name: str, kernel: str) -> Host:
 @pytest.fixture(scope="module")
 def fleet(request: pytest.FixtureRequest) -> Iterator[list[Host]]:
     before = {host.name for host in hosts.known_hosts(find_places()) if host.running}
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        started = [up(name, kernel) for name, kernel in zip(NAMES, KERNELS, strict=True)]
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled(), ThreadPoolExecutor(len(NAMES)) as pool:
+        started = list(pool.map(up, NAMES, KERNELS))
     yield started
     for name in set(NAMES) - before:
         hosts.down(find_places(), name)
@@ -124,6 +127,26 @@ def test_a_run_ends_with_what_it_can_have_and_is_completed_later(fleet: list[Hos
     assert after[: len(first)] == first, "what was read is not read again"
     assert {name: releases for name, _, releases in read} == dict.fromkeys(NAMES, 1)
     assert {name: guests for name, guests, _ in read if name != losing.name} == {dying.name: 2, full.name: 2}
+
+
+def test_a_host_behind_another_is_scanned_by_a_user_who_becomes_root(fleet: list[Host], tmp_path: Path) -> None:
+    host = fleet[1]
+    inventory, secret = inner_host(host, open_ssh(find_places(), host, Progress()), tmp_path, ["xen:web1"])
+    given = ("-i", inventory, "--run", tmp_path / "run", "--retries", 0, "--timeout", 120)
+    # Without the vault's password Ansible has no password for root, and says so before it speaks to a host.
+    code, rows = scan(*given, "--become", "--become-method", "su", react=sys.stderr.write)
+    assert (code, rows) == (4, [])
+    assert not (tmp_path / "run").exists()
+    vault = ("--vault-password-file", secret)
+    code, rows = scan(*given, "--become", "--become-method", "su", *vault, react=sys.stderr.write)
+    (told,) = of_table(rows, "host")
+    assert code in (0, 1, 3), told
+    assert (told["outcome"], told["guests"]) in (("done", 1), ("gaps", 1)), told
+    # Not as root: nobody but root may make the folder there.
+    code, rows = scan(*given[:2], "--run", tmp_path / "other", *given[4:], *vault, react=sys.stderr.write)
+    (told,) = of_table(rows, "host")
+    assert code == 4
+    assert "ermission denied" in told["reason"], told
 
 
 def test_a_host_whose_key_changed_is_not_spoken_to(

@@ -30,3 +30,24 @@ def test_threads_belong_to_the_process_that_lived_when_they_began(tmp_path: Path
         asked = list(file.select(sql.replace("printf('%012d', ", "hex("))[1])
     assert [(node.id, node.pid, node.start_time) for node in nodes] == [(2, 7, 10), (3, 7, 100), (5, 9, 50)]
     assert [row["id"] for row in asked] == [2, 3, 5]
+
+
+def test_no_process_is_left_out_however_deep_it_lies_and_whoever_is_said_to_be_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "deep.db"
+    with Writer(path, known_records()) as writer:
+        opened = writer.begin_session(host="dom0", guest="web1", source="xen:web1", os="linux")
+        first = opened.next_process
+        # A chain of 200, and two that are each other's parent.
+        parents = [None, *range(first, first + 199), first + 201, first + 200]
+        for number, parent in enumerate(parents):
+            row = first + number
+            about = {"pid": number + 1, "tid": number + 1, "ppid": 0, "comm": f"p{number}", "start_time": number}
+            writer.put(Process(session=opened.session, time=1, id=row, life=row, parent=parent, **about))
+        writer.end_session(opened.session, "done")
+    (sql,) = (question.sql for question in QUESTIONS if question.name == "process_tree")
+    with Reader(path) as file:
+        rows = list(file.select(sql.replace("printf('%012d', ", "hex("))[1])
+    assert {row["pid"] for row in rows if row["depth"] is not None} == set(range(1, 62))
+    assert {row["pid"] for row in rows} == set(range(1, 203))
+    assert len(rows) == 202
+    assert {row["process"]: row["depth"] for row in rows if row["pid"] in (100, 201)} == {"p99": None, "p200": None}
