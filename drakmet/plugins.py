@@ -77,6 +77,10 @@ class PluginSet:
         """The plugins that did not, each with its ``error``."""
         return [plugin for plugin in self.found if plugin.error is not None]
 
+    def without_execute_traps(self) -> PluginSet:
+        """Return the others than those with execute traps, which are only wanted where they are asked for."""
+        return PluginSet([plugin for plugin in self.found if not plugin.execute_traps])
+
     @property
     def records(self) -> list[type[Record]]:
         """The record classes of all plugins."""

@@ -158,6 +158,8 @@ class CoverageKind(enum.StrEnum):
     """It was armed, but vCPUs had to wait until there was room for their events; none of these is lost."""
     CLOCK_SET = "clock set"
     """It was armed, but the host's clock was set: times before and after cannot be compared. No hit is lost by it."""
+    UNVERIFIABLE = "unverifiable"
+    """It was armed, but pages were written and executed in turn so often that they were let run unseen."""
     MONITOR_AWAY = "monitor away"
     """The monitor or its guardian ended before the watch was meant to end."""
     TIME_OUT = "time out"

@@ -18,6 +18,7 @@ from drakmet.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from drakmet.executions import ExecuteTrap
     from drakmet.plugins import PluginSet
     from drakmet.traps import Trap
 
@@ -86,16 +87,18 @@ def _health(found: PluginSet, uri: str) -> Iterator[dict[str, Any]]:
             yield _row(plugin.name, None, None, plugin.error.replace("\n", ";"))
         for trap in plugin.traps:
             yield _row(plugin.name, trap, *states[plugin.name, trap.label])
+        for execute in plugin.execute_traps:
+            yield _row(plugin.name, execute, _functions(execute), SET)
 
 
-def _row(plugin: str, trap: Trap | None, function: str | None, state: str) -> dict[str, Any]:
+def _row(plugin: str, trap: Trap | ExecuteTrap | None, function: str | None, state: str) -> dict[str, Any]:
     table = trap.record.table if trap and trap.record else None
     return {"plugin": plugin, "trap": trap.label if trap else None, "function": function, "tables": table,
             "state": state}  # fmt: skip
 
 
-def _functions(trap: Trap) -> str:
-    return " or ".join(trap.functions)
+def _functions(trap: Trap | ExecuteTrap) -> str:
+    return " or ".join(getattr(trap, "functions", ("every page",)))
 
 
 @click.group(short_help="Write the start of a plugin of yours.")

@@ -113,7 +113,8 @@ def run(
         monitor = Monitor(source, plugins.plugins, sinks, filters=filters, record=recording, guarded=guarded)
         view.note(f"finding the kernel of {source.about.guest}")
         prepared = monitor.prepare()
-        assert monitor.kernel is not None  # noqa: S101 - found by prepare
+        if monitor.kernel is None:
+            view.note("the guest's kernel is not known: only executed pages are watched, without names of processes")
         for refused in prepared.refused:
             view.note(f"trap {refused.trap.label} of {refused.plugin} cannot be set: {refused.reason}")
         begun = time.monotonic()
@@ -126,9 +127,9 @@ def run(
                 source=uri,
                 xen=source.about.xen,
                 uuid=source.about.uuid,
-                os="linux",
-                kernel=monitor.kernel.banner,
-                build_id=monitor.kernel.build_id,
+                os="linux" if monitor.kernel else None,
+                kernel=monitor.kernel.banner if monitor.kernel else None,
+                build_id=monitor.kernel.build_id if monitor.kernel else None,
             )
             session, next_process = opened.session, opened.next_process
             if rules is not None:

@@ -68,6 +68,9 @@ _for = click.option("--for", "seconds", type=Duration(), help="end after this ti
 _identity = click.option(
     "--identity", type=_PATH, help="name applications as their pages run, by this database of `drakmet identity build`"
 )
+_pages = click.option(
+    "--pages", is_flag=True, help="also the plugins that watch every page of code (execution-pages), which cost more"
+)
 _no_guardian = click.option(
     "--no-guardian", is_flag=True, help="start no process that frees the guest should this one be killed"
 )
@@ -85,6 +88,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="one JSON object a 
 @_rule_options
 @_filter_options
 @_identity
+@_pages
 @_no_guardian
 @_json
 @click.pass_context
@@ -104,6 +108,7 @@ def watch(ctx: click.Context, /, uri: str, database: Path | None, **options: Any
       drakmet watch xen:web1 --for 5m --db web1.db --plugin execution --plugin network-intent
       drakmet watch xen:3 --name 'php*' --uid 33 --json
       drakmet watch xen:web1 --identity pages.db --db web1.db; drakmet apps web1.db
+      drakmet watch xen:web1 --plugin execution-pages
       drakmet watch --engine drakvuf xen:web1 -- -a procmon -a filetracer
     """
     engine, program, given = options.pop("engine"), options.pop("program"), options.pop("program_options")
@@ -121,6 +126,7 @@ def watch(ctx: click.Context, /, uri: str, database: Path | None, **options: Any
 @_for
 @_plugin_options
 @_filter_options
+@_pages
 @_no_guardian
 @_json
 @click.pass_context
@@ -148,6 +154,7 @@ def record(ctx: click.Context, /, uri: str, recording: Path | None, **options: A
 @_rule_options
 @_filter_options
 @_identity
+@_pages
 @_json
 @click.pass_context
 def replay(ctx: click.Context, /, file: Path, database: Path | None, **options: Any) -> None:
@@ -169,7 +176,7 @@ def _run_drakvuf(
     from drakmet.cli import drakvuf
     from drakmet.cli.known import known_records
 
-    ours = ("only", "without", "pids", "names", "uids", "containers", "as_json")
+    ours = ("only", "without", "pids", "names", "uids", "containers", "pages", "as_json")
     if refused := [name for name in ours if options[name]]:
         raise UsageError(
             f"with --engine drakvuf there is no {', '.join(refused)}",
@@ -192,6 +199,8 @@ def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str,
     from drakmet.plugins import load_plugins
 
     plugins = load_plugins(options["plugins_dir"], only=options["only"], disabled=options["without"])
+    if not any(options.get(one) for one in ("only", "pages", "identity")):
+        plugins = plugins.without_execute_traps()
     if options.get("identity") and not any(plugin.execute_traps for plugin in plugins.plugins):
         raise UsageError("no plugin is loaded that watches executed pages", hint="add --plugin execution-pages")
     ended = running.run(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from drakmet.guest.kernel import Kernel
 
 _MAX_STRING: Final = 256
+_MAX_MODULES: Final = 4096
 _U64: Final = (1 << 64) - 1
 _STATES: Final = ("live", "coming", "going", "unformed")  # enum module_state
 _REF_BASE: Final = 1  # MODULE_REF_BASE, kernel/module/main.c
@@ -36,6 +37,16 @@ class Module(msgspec.Struct, frozen=True):
     version: str | None
     source_version: str | None
     taints: int
+
+
+class Part(NamedTuple):
+    """A piece of a module's memory: ``first`` of them is where its code lies."""
+
+    start: int
+    end: int
+    module: int
+    name: str
+    first: bool
 
 
 class Modules:
@@ -91,6 +102,30 @@ class Modules:
             if module not in seen:
                 seen.add(module)
                 yield module
+
+    def parts(self) -> Iterator[Part]:
+        """Yield the pieces of memory of the modules in the list; what cannot be read of it ends them."""
+        try:
+            for number, address in enumerate(self.listed()):
+                if number >= _MAX_MODULES:
+                    return
+                yield from self._parts_of(address)
+        except GuestError:
+            return
+
+    def _parts_of(self, address: int) -> Iterator[Part]:
+        name = self.module(address).name
+        for at in self._parts:
+            base, size = self._part.read(self._space, address + at)
+            if base and size:
+                yield Part(base, base + size, address, name, at == self._parts[0])
+
+    def has(self, part: Part) -> bool:
+        """Tell whether a module still has that piece: it may have gone, and another come."""
+        try:
+            return part in self._parts_of(part.module)
+        except GuestError:
+            return False
 
     def module(self, address: int) -> Module:
         """Return the ``struct module`` at ``address``."""

@@ -46,6 +46,7 @@ class Regions:
         self._space = kernel.space
         members = ["vm_start", "vm_end", "vm_flags", "vm_pgoff", "vm_file"]
         self._vdso = types.offset("mm_struct", "context.vdso")
+        self._places = Slice(types, "mm_struct", "start_brk", "brk", "start_stack")
         self._listed = types.has_field("mm_struct", "mmap") and types.has_field("vm_area_struct", "vm_next")
         self._vma = Slice(types, "vm_area_struct", *members, *(["vm_next"] if self._listed else []))
         if self._listed:
@@ -76,6 +77,52 @@ class Regions:
     def vdso(self, mm: int) -> int:
         """Return where the kernel mapped the vDSO, 0 if it did not."""
         return self._space.read_u64(mm + self._vdso)
+
+    def heap(self, mm: int) -> tuple[int, int]:
+        """Return where the heap begins and ends (brk(2))."""
+        start, end, _ = self._places.read(self._space, mm)
+        return start, end
+
+    def stack(self, mm: int) -> int:
+        """Return the address at which the stack began."""
+        return int(self._places.read(self._space, mm)[2])
+
+    def find(self, mm: int, address: int) -> Region | None:
+        """Return the region that an address lies in, None if it is mapped nowhere."""
+        if self._listed:
+            return next((one for one in self.of(mm) if one.start <= address < one.end), None)
+        vma = self._descend(self._space.read_u64(mm + self._root), address)
+        if not vma:
+            return None
+        start, end, flags, page, file = self._vma.read(self._space, vma)[:5]
+        if not start <= address < end <= _KERNEL_HALF:
+            return None
+        return Region(start, end, flags, file, page << 12 & _U64)
+
+    def _descend(self, root: int, address: int) -> int:
+        """Return the entry of a maple tree for an index, 0 if there is none."""
+        if root & 3 != 2 or root <= 4096:  # no node: the only entry, or none
+            return root if root & _KERNEL_HALF else 0
+        node, most = root, _U64
+        for _ in range(_MAX_DEPTH):
+            known = self._nodes.get(node >> 3 & 15)
+            if known is None:
+                raise Unreadable("a node of a maple tree that is none")
+            leaf, pivots, layout = known
+            values = layout.unpack(self._space.read(node & ~0xFF, layout.size))
+            for index in range(len(values) - pivots):
+                high = values[index] if index < pivots else most
+                if (high == 0 and index) or high > most:
+                    high = most
+                if address <= high:
+                    break
+            entry = values[pivots + index]
+            if not entry & _KERNEL_HALF:
+                return 0
+            if leaf:
+                return 0 if entry & 3 else int(entry)
+            node, most = entry, high
+        raise Unreadable("a maple tree that is too deep")
 
     def _linked(self, mm: int) -> Iterator[int]:
         vma = self._space.read_u64(mm + self._first)

@@ -13,8 +13,9 @@ from drakmet.pyxen.layout import EVENT, Reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from drakmet.guest.linux import LinuxGuest
+    from drakmet.guest.memory import PhysicalMemory
     from drakmet.monitor.armed import Place
+    from drakmet.monitor.executing import Executing
     from drakmet.monitor.goon import GoOn
     from drakmet.monitor.shadow import Shadows
     from drakmet.pyxen import Control, Ring
@@ -34,7 +35,7 @@ class Answers:
         control: Control,
         domid: int,
         shadows: Shadows,
-        guest: LinuxGuest,
+        memory: PhysicalMemory,
         events: dict[str, int],
         changed: Callable[[list[int]], None],
     ) -> None:
@@ -43,10 +44,12 @@ class Answers:
         self._domid = domid
         self._shadows = shadows
         self._view = shadows.view
-        self._memory = guest.memory
+        self._memory = memory
         self._events = events
         self._changed = changed
         self._writing: dict[int, tuple[int, bool]] = {}
+        self.executing: Executing | None = None
+        """Whoever has execute traps, if there are any."""
 
     @property
     def writing(self) -> bool:
@@ -88,11 +91,11 @@ class Answers:
         view = self._view
         return lambda slot: ring.step_fast(slot, view, HOST_VIEW)
 
-    def other(self, slot: int, registers: Any, _time: int) -> None:
+    def other(self, slot: int, registers: Any, time: int) -> None:
         """Answer an event that is no hit of a place that is armed."""
         reason = registers.reason
         if reason == Reason.MEM_ACCESS:
-            self._access(slot, registers)
+            self._access(slot, registers, time)
         elif reason == Reason.SINGLESTEP:
             self._stepped(slot, registers)
         elif reason == Reason.SOFTWARE_BREAKPOINT:
@@ -104,12 +107,21 @@ class Answers:
     def _count(self, kind: str) -> None:
         self._events[kind] = self._events.get(kind, 0) + 1
 
-    def _access(self, slot: int, registers: Any) -> None:
-        """The guest reads or writes code: have it do that in its own memory."""
+    def _access(self, slot: int, registers: Any, time: int) -> None:
+        """The guest executes what it may not yet, or reads or writes code: have it do that in its own memory."""
         event = event_at(self._ring, slot)
         if not isinstance(event, MemAccess):
             self._ring.proceed(slot)
             return
+        executing = self.executing
+        if executing is not None:
+            if event.access & AccessFlag.X:
+                executing.executed(slot, event, registers, time)
+                return
+            if event.gfn not in self._shadows:
+                executing.written(event.gfn)
+                self._ring.proceed(slot)
+                return
         if event.access & AccessFlag.W and event.gfn in self._shadows:
             self._count("write")
             # The step must be told of: only then is there something to carry over.

@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from drakmet.errors import DrakmetError, GuestError, PluginError
 from drakmet.guest.fetch import compile_field
 from drakmet.guest.memory import Unreadable
 from drakmet.records import CoverageKind
+from drakmet.traps import Hit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from drakmet.executions import ExecuteTrap
     from drakmet.guest.fetch import Plan
     from drakmet.guest.linux import LinuxGuest
     from drakmet.monitor.coverage import Key
     from drakmet.monitor.loop import Read
+    from drakmet.monitor.pageevents import ArmedExecute
     from drakmet.monitor.plugin import Plugin
     from drakmet.records import EventRecord
     from drakmet.traps import Trap
@@ -35,6 +38,11 @@ class ArmedTrap:
         "back", "back_needs_entry", "errors", "fetch", "handler", "hits", "key", "last_error", "limit", "lost",
         "names", "place", "record", "records", "tables", "trap", "unread",
     )  # fmt: skip
+
+    event: ClassVar[type[Hit]] = Hit
+    """What its handler gets."""
+    last: ClassVar[bool] = False
+    """Whether its handler reads the guest, and so comes after all that do not."""
 
     def __init__(self, plugin: str, trap: Trap, place: Place) -> None:
         self.trap = trap
@@ -95,7 +103,7 @@ class Refused:
     """A trap that this kernel cannot have, and why."""
 
     plugin: str
-    trap: Trap
+    trap: Trap | ExecuteTrap
     reason: str
 
     @property
@@ -111,10 +119,12 @@ class Prepared:
     places: dict[int, Place] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
     registers: set[str] = field(default_factory=set)
+    executes: list[ArmedExecute] = field(default_factory=list)
+    """The execute traps."""
 
     @property
     def traps(self) -> list[ArmedTrap]:
-        """All traps."""
+        """All traps on functions."""
         return [trap for place in self.places.values() for trap in place.traps]
 
 

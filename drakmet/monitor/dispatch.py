@@ -13,7 +13,6 @@ from drakmet.guest.memory import Unreadable
 from drakmet.monitor.values import settle
 from drakmet.records import Record
 from drakmet.text import escape
-from drakmet.traps import Hit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +42,8 @@ class Hits:
         self.later: list[Job] = []
         self.records = 0
         self._ending = False
+        self.mixed = False
+        """Whether executions are among what is to be finished."""
 
     def enter(self, place: Place, registers: Any, time: int) -> None:
         """A trapped function is entered: read what its traps want."""
@@ -89,6 +90,10 @@ class Hits:
     def finish(self) -> None:
         """Make records of all that was read."""
         later, self.later = self.later, []
+        if self.mixed:
+            # Behind the hits, as in a replay: what handlers of executions read comes later in a recording than those.
+            self.mixed = False
+            later.sort(key=lambda job: job[0].last)
         for job in later:
             trap = job[0]
             try:
@@ -148,7 +153,7 @@ class Hits:
             settled[name] = value
         assert trap.handler is not None  # noqa: S101  # the caller looked
         process = None if known is None else known.record
-        found = trap.handler(Hit(self._session, time, vcpu, process, settled, missing))
+        found = trap.handler(trap.event(self._session, time, vcpu, process, settled, missing))
         if found is None:
             return
         for record in (found,) if isinstance(found, Record) else found:

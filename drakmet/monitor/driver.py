@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from drakmet.monitor.armed import ArmedTrap, Prepared
     from drakmet.monitor.dispatch import Hits
+    from drakmet.monitor.pagecheck import Gap
+    from drakmet.monitor.pageevents import PageEvents
     from drakmet.monitor.unnoticed import Change
 
 
@@ -24,8 +26,10 @@ class Driver(Protocol):
     def learn(self, address: int) -> bool:
         """Arm a place that calls return to."""
 
-    def attach(self, prepared: Prepared, hits: Hits, note: Callable[..., None] | None) -> None:
-        """Arm everything."""
+    def attach(
+        self, prepared: Prepared, hits: Hits, note: Callable[..., None] | None, pages: PageEvents | None = None
+    ) -> None:
+        """Arm everything; ``pages`` are told of every page that is executed."""
 
     def pump(self) -> None:
         """Handle what waits already."""
@@ -47,6 +51,9 @@ class Driver(Protocol):
 
     def look(self) -> list[Change]:
         """Put right what changed in the guest without an event; return what that was."""
+
+    def gaps(self, *, ending: bool = False) -> list[Gap]:
+        """Return what execute traps did not see since this was asked before."""
 
     def stop(self) -> None:
         """End `run` soon."""

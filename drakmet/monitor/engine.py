@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from drakmet.errors import DrakmetError, GuestError, XenError
 from drakmet.guest.paging import AddressSpace
 from drakmet.monitor import unnoticed
 from drakmet.monitor.answers import Answers
 from drakmet.monitor.armed import Place
+from drakmet.monitor.executing import Executing
 from drakmet.monitor.loop import make_batch
+from drakmet.monitor.pagecheck import PageCheck
+from drakmet.monitor.pageevents import EXECUTE, REGISTERS
 from drakmet.monitor.shadow import Shadows
 from drakmet.monitor.undo import Undo
+from drakmet.monitor.viewrights import ViewRights
 from drakmet.pyxen import HOST_VIEW, Access
 from drakmet.pyxen.layout import SLOTS
 
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from drakmet.guest.linux import LinuxGuest
     from drakmet.guest.memory import PhysicalMemory
     from drakmet.monitor.dispatch import Hits
+    from drakmet.monitor.pagecheck import Gap
+    from drakmet.monitor.pageevents import Executed, PageEvents
     from drakmet.monitor.unnoticed import Change
     from drakmet.pyxen import Altp2m, Channel, Control, DomainInfo, ExtraFrames, ForeignMap, Monitor, Ring
 
@@ -77,7 +83,7 @@ class Domain(Protocol):
 class Engine:
     """The traps of one domain. After `attach` the guest runs and `channel.fd` tells of events; `batch` handles them."""
 
-    def __init__(self, domain: Domain, guest: LinuxGuest) -> None:
+    def __init__(self, domain: Domain, guest: LinuxGuest | None) -> None:
         self.domain = domain
         self._guest = guest
         self._control = domain.control
@@ -98,8 +104,11 @@ class Engine:
         self._gpas: dict[int, int] = {}
         self._window: ForeignMap | None = None
         self._forget: Callable[[], object] | None = None
-        # Not the guest view's own: what is read here is nothing that a recording has to tell a replay.
-        self._space = AddressSpace(domain.memory, guest.kernel.cr3, guest.kernel.levels)
+        self._space: AddressSpace | None = None
+        if guest is not None:
+            # Not the guest view's own: what is read here is nothing that a recording has to tell a replay.
+            self._space = AddressSpace(domain.memory, guest.kernel.cr3, guest.kernel.levels)
+        self._check: PageCheck | None = None
 
     @property
     def shadow_frames(self) -> int:
@@ -112,17 +121,30 @@ class Engine:
         return self._undo.names + self._later.names
 
     def attach(
-        self, places: dict[int, Place], hits: Hits, registers: set[str], note: Callable[..., None] | None = None
+        self,
+        places: dict[int, Place],
+        hits: Hits,
+        registers: set[str],
+        note: Callable[..., None] | None = None,
+        pages: PageEvents | None = None,
     ) -> None:
-        """Arm ``places`` and let the guest run into them; if anything fails, the guest is as it was."""
+        """Arm ``places`` and let the guest run into them; if anything fails, the guest is as it was.
+
+        With ``pages``, these are told of every page that is executed.
+        """
         try:
-            self._attach(places, hits, registers, note)
+            self._attach(places, hits, registers, note, pages)
         except BaseException:
             self.detach()
             raise
 
     def _attach(
-        self, places: dict[int, Place], hits: Hits, registers: set[str], note: Callable[..., None] | None
+        self,
+        places: dict[int, Place],
+        hits: Hits,
+        registers: set[str],
+        note: Callable[..., None] | None,
+        pages: PageEvents | None,
     ) -> None:
         control, domid, undo = self._control, self._domid, self._undo
         gpas = {address: self.where(address) for address in places}
@@ -142,12 +164,14 @@ class Engine:
         altp2m = self._altp2m = self.domain.altp2m()
         undo.add("views", altp2m.close)
         altp2m.turn_on()
-        window, spare = self._make_frames(len({gpa >> 12 for gpa in gpas.values()}) + _SPARE)
+        window, spare = self._make_frames(len({gpa >> 12 for gpa in gpas.values()}) + _SPARE if places else 0)
         view = altp2m.create_view(Access.RWX)
         shadows = self._shadows = Shadows(altp2m, view, self.domain.memory, spare, window.buffer)
-        answers = self._answers = Answers(
-            monitor.ring, control, domid, shadows, self._guest, self.events, self._on_changed
-        )
+        memory = self._guest.memory if self._guest is not None else self.domain.memory
+        answers = self._answers = Answers(monitor.ring, control, domid, shadows, memory, self.events, self._on_changed)
+        if pages is not None:
+            registers = registers | set(REGISTERS)
+            self._bar(ViewRights(altp2m, view), spare, pages, note)
         for address, place in places.items():
             shadows.arm(gpas[address])
             self._gpas[address] = gpas[address]
@@ -165,6 +189,35 @@ class Engine:
             self._on_changed(shadows.refresh_all())
             altp2m.switch(view)
         self.paused_attach = time.monotonic_ns() - begun
+        if self._check is not None:
+            self._check.begin(time.time_ns())
+
+    def _bar(self, rights: ViewRights, spare: list[int], pages: PageEvents, note: Callable[..., None] | None) -> None:
+        """Take execution from every frame in the view, while the guest runs in its own memory."""
+        assert self._shadows is not None  # noqa: S101  # made before
+        assert self._answers is not None  # noqa: S101  # made before
+        assert self.ring is not None  # noqa: S101  # made before
+        many = self._control.domain(self._domid).vcpus > 1
+        executing = Executing(rights, self._shadows, self.domain.memory, self.ring, pages, self.events, many=many)
+        executing.changed = self._on_changed
+        if note is not None:
+
+            def tell(executed: Executed, registers: Any, moment: int) -> None:
+                note(EXECUTE, moment, registers.vcpu_id, executed.gfn, registers, executed.text())
+
+            executing.note = tell
+        executing.bar(spare)
+        self._answers.executing = executing
+        self._check = PageCheck(executing, self._pages, lambda: self.batch())  # noqa: PLW0108  # it is made later
+
+    def _pages(self) -> int | None:
+        """Return how many frames the guest has, None if it is gone."""
+        state = self.domain.state()
+        return None if state is None else state.tot_pages
+
+    def gaps(self, *, ending: bool = False) -> list[Gap]:
+        """Return what execute traps did not see since this was asked before."""
+        return [] if self._check is None else self._check.gaps(time.time_ns(), ending=ending)
 
     def _make_frames(self, count: int) -> tuple[ForeignMap, list[int]]:
         """Give the guest ``count`` frames past its last, mapped for us."""
@@ -314,6 +367,8 @@ class Engine:
 
     def where(self, address: int) -> int:
         """Return the guest-physical address of a kernel address; `GuestError` if nothing is mapped there."""
+        if self._space is None:
+            raise GuestError("the guest's kernel is not known")
         return self._space.translate(address)
 
     def _where(self, address: int) -> int:
@@ -330,6 +385,8 @@ class Engine:
         """
         if self._shadows is None or self._answers is None or self._answers.writing:
             return []
+        if self._check is not None:
+            self._check.look(time.time_ns())
         changed = self._shadows.refresh_all()
         self._on_changed(changed)
         found = [(place, unnoticed.WRITTEN) for place, _ in self._at(changed)]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from drakmet.monitor.armed import ArmedTrap, Prepared
     from drakmet.monitor.dispatch import Hits
     from drakmet.monitor.engine import Domain
+    from drakmet.monitor.pagecheck import Gap
+    from drakmet.monitor.pageevents import PageEvents
     from drakmet.monitor.unnoticed import Change
 
 _SWITCH: Final = 0.001
@@ -37,7 +39,7 @@ class FreedError(XenError):
 class LiveDriver:
     """The loop over a running domain."""
 
-    def __init__(self, domain: Domain, guest: LinuxGuest) -> None:
+    def __init__(self, domain: Domain, guest: LinuxGuest | None) -> None:
         self.engine = Engine(domain, guest)
         self._marks = Marks(woken=self._woken)
         self._guardian = domain.guardian
@@ -51,9 +53,11 @@ class LiveDriver:
         """Arm a place that calls return to."""
         return self.engine.learn(address)
 
-    def attach(self, prepared: Prepared, hits: Hits, note: Callable[..., None] | None) -> None:
+    def attach(
+        self, prepared: Prepared, hits: Hits, note: Callable[..., None] | None, pages: PageEvents | None = None
+    ) -> None:
         """Arm everything."""
-        self.engine.attach(prepared.places, hits, prepared.registers, note)
+        self.engine.attach(prepared.places, hits, prepared.registers, note, pages)
 
     def pump(self) -> None:
         """Handle what waits already."""
@@ -152,6 +156,10 @@ class LiveDriver:
     def look(self) -> list[Change]:
         """Put right what no event told of; return what that was."""
         return self.engine.look()
+
+    def gaps(self, *, ending: bool = False) -> list[Gap]:
+        """Return what execute traps did not see since this was asked before."""
+        return self.engine.gaps(ending=ending)
 
     def stop(self) -> None:
         """End `run` at the next tick."""

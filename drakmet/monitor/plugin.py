@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the monitor needs of a loaded plugin."""
+"""What the monitor needs of a loaded plugin. It may have ``execute_traps`` (`drakmet.executions`) as well."""
 
 from __future__ import annotations
 

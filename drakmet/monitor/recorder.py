@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _REGISTERS = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-    "rip", "rflags", "cr3", "gs_base",
+    "rip", "rflags", "cr3", "gs_base", "shadow_gs", "cs_sel",
 )  # fmt: skip
 _LEFT_OUT = frozenset({"reason", "altp2m_idx", "gfn"})
 
@@ -55,6 +55,7 @@ class WatchRecorder:
             levels=kernel.levels,
             registers=[],
             places={place.function: place.address for place in prepared.places.values()},
+            executes=bool(prepared.executes),
             profile={},
             begin=time,
         )
@@ -64,14 +65,17 @@ class WatchRecorder:
         """Write a moment."""
         self._recorder.note(kind, time, text=text)
 
-    def hit(self, kind: str, time: int, vcpu: int, place: int, registers: Any) -> None:
+    def hit(self, kind: str, time: int, vcpu: int = 0, place: int = 0, registers: Any = None, text: str = "") -> None:
         """Write a hit, when all of it was read."""
+        if registers is None:
+            self._recorder.note(kind, time, vcpu, place)
+            return
         head = self._head
         assert head is not None  # noqa: S101  # `begin` comes first
         if not head.registers:
             head.registers = [name for name in registers._fields if name not in _LEFT_OUT]
             self._pick = [registers._fields.index(name) for name in head.registers]
-        self._recorder.note(kind, time, vcpu, place, tuple([registers[index] for index in self._pick]))
+        self._recorder.note(kind, time, vcpu, place, tuple([registers[index] for index in self._pick]), text)
 
     def end(self, time: int, outcome: str | None, paused_attach: int | None, paused_detach: int | None) -> None:
         """Complete the file."""

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import deque, namedtuple
 from typing import TYPE_CHECKING, Any
 
 from drakmet.errors import UsageError
+from drakmet.monitor.pageevents import EXECUTE, RESOLVED, Executed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from drakmet.monitor.armed import ArmedTrap, Place, Prepared
     from drakmet.monitor.dispatch import Hits
+    from drakmet.monitor.pagecheck import Gap
+    from drakmet.monitor.pageevents import PageEvents
     from drakmet.monitor.unnoticed import Change
     from drakmet.sources.recording import Moment
     from drakmet.sources.replay import ReplaySource
@@ -32,6 +35,8 @@ class ReplayDriver:
         self._sites: set[int] = set()
         self._hits: Hits | None = None
         self._stopped = False
+        self._pages: PageEvents | None = None
+        self._waiting: deque[Any] = deque()
         self.batches = 0
 
     def now(self) -> int:
@@ -49,8 +54,11 @@ class ReplayDriver:
         self._sites.add(address)
         return True
 
-    def attach(self, prepared: Prepared, hits: Hits, _note: Callable[..., None] | None) -> None:
+    def attach(
+        self, prepared: Prepared, hits: Hits, _note: Callable[..., None] | None, pages: PageEvents | None = None
+    ) -> None:
         """Go to the moment of the attach."""
+        self._pages = pages
         self._places = prepared.places
         self._hits = hits
         moment = self._next()
@@ -79,6 +87,10 @@ class ReplayDriver:
                 break
             if moment.kind == "hit":
                 self._hit(hits, moment, make(moment.registers))
+            elif moment.kind == EXECUTE:
+                self._executed(moment, make(moment.registers))
+            elif moment.kind == RESOLVED:
+                self._resolved(hits)
             elif moment.kind in ("arm", "disarm") and moment.text in by_key:
                 turn(by_key[moment.text], moment.kind == "arm")
             elif moment.kind == "end":
@@ -96,6 +108,25 @@ class ReplayDriver:
             hits.leave(registers, moment.time)
         if hits.later:
             hits.finish()
+
+    def _executed(self, moment: Moment, registers: Any) -> None:
+        """A page was executed; what its handlers read comes with a later moment."""
+        if self._pages is None:
+            return
+        try:
+            executed = Executed.parse(moment.place, moment.text)
+        except ValueError as error:
+            raise UsageError("the recording is damaged: an execution that is none") from error
+        self._waiting.extend(self._pages.jobs(executed, registers, moment.time))
+
+    def _resolved(self, hits: Hits) -> None:
+        if self._waiting:
+            hits.later.append(self._waiting.popleft())
+            hits.finish()
+
+    def gaps(self, *, ending: bool = False) -> list[Gap]:  # noqa: ARG002  # as of a running domain
+        """What was not seen when it was recorded is not in a recording."""
+        return []
 
     def arm(self, trap: ArmedTrap) -> None:
         """Put a trap back."""

@@ -16,13 +16,16 @@ from drakmet.monitor.dispatch import Hits
 from drakmet.monitor.faults import Faults
 from drakmet.monitor.filters import Filters
 from drakmet.monitor.live import LiveDriver
+from drakmet.monitor.origins import Origins
 from drakmet.monitor.outcomes import CUT_SHORT, DONE
+from drakmet.monitor.pageevents import ArmedExecute, PageEvents, noting
 from drakmet.monitor.processes import Processes
 from drakmet.monitor.recorder import WatchRecorder
 from drakmet.monitor.replaying import ReplayDriver
 from drakmet.monitor.returns import Returns
 from drakmet.monitor.statistics import Statistics, TrapStatistics
 from drakmet.monitor.unnoticed import Unnoticed
+from drakmet.monitor.unprofiled import Nobody, refuse_all
 from drakmet.monitor.values import settle
 from drakmet.records import CoverageKind
 from drakmet.sources.replay import ReplaySource
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from drakmet.executions import ExecuteTrap
     from drakmet.guest.kernel import Kernel
     from drakmet.monitor.armed import ArmedTrap, Prepared
     from drakmet.monitor.driver import Driver
@@ -71,6 +75,9 @@ class Monitor:
         self.source = source
         self._guarded = guarded
         self.plugins = list(plugins)
+        self._execute_traps: list[tuple[str, ExecuteTrap]] = [
+            (plugin.name, trap) for plugin in self.plugins for trap in getattr(plugin, "execute_traps", ())
+        ]
         self._sinks = list(sinks)
         for plugin in self.plugins:
             self._sinks.extend(plugin.sinks)
@@ -94,6 +101,8 @@ class Monitor:
         self._records = 0
         self._put: Callable[[Record], object] = lambda _: None
         self._resting: set[ArmedTrap] = set()
+        self._unknown: str | None = None
+        """Why the guest's kernel is not known."""
         if isinstance(source, ReplaySource) and record is not None:
             raise UsageError("a recording cannot be recorded again", where=source.uri)
 
@@ -126,38 +135,79 @@ class Monitor:
             self._recorder = WatchRecorder(self._record_to, self.source)
             self.kernel = self.source.kernel(self._recorder.memory)
         else:
-            self.kernel = self.source.kernel()
-        guest = self.guest = LinuxGuest(self.kernel)
+            self.kernel = self._find_kernel()
+        guest = self.guest = LinuxGuest(self.kernel) if self.kernel is not None else None
         if not isinstance(self.source, ReplaySource):
             driver = LiveDriver(self.source, guest)  # type: ignore[arg-type]  # the only live source is a domain
         self._driver = driver
-        self.prepared = armed.prepare(guest, self.plugins, known)
-        self._traps = self.prepared.traps
-        if self._recorder is not None:
-            self._recorder.begin(self.kernel, self.prepared, driver.now())
-        return self.prepared
+        if guest is None:
+            prepared = refuse_all(self.plugins, self._unknown or "")
+        else:
+            prepared = armed.prepare(guest, self.plugins, known)
+        self._prepare_executes(prepared)
+        self.prepared = prepared
+        self._traps = [*prepared.traps, *prepared.executes]
+        if self._recorder is not None and self.kernel is not None:
+            self._recorder.begin(self.kernel, prepared, driver.now())
+        return prepared
+
+    def _find_kernel(self) -> Kernel | None:
+        """Return the guest's kernel; None if it is not known and only pages are to be watched without it."""
+        try:
+            return self.source.kernel()
+        except GuestError as error:
+            if not self._execute_traps:
+                raise
+            self._unknown = error.what
+            return None
+
+    def _prepare_executes(self, prepared: armed.Prepared) -> None:
+        recorded = not isinstance(self.source, ReplaySource) or self.source.head.executes
+        for plugin, trap in self._execute_traps:
+            if recorded:
+                prepared.executes.append(ArmedExecute(plugin, trap))
+            else:
+                prepared.refused.append(armed.Refused(plugin, trap, "the recording has no executed pages"))
 
     def attach(self, session: int = 1, next_process: int = 1) -> None:
         """Arm every trap, then run the collectors; rows carry ``session``, process rows count from ``next_process``."""
         prepared = self.prepare()
         driver, guest = self._driver, self.guest
         assert driver is not None  # noqa: S101  # made by `prepare`
-        assert guest is not None  # noqa: S101  # made by `prepare`
         self.session = session
         put = self._put = self._fan_out()
         self._faults = Faults(session, put)
         self._book = CoverageBook(session, put)
         wants: Callable[[Process], bool] | None = self._filters.wants if self._filters else None
-        processes = self._processes = Processes(guest, session, next_process, put, wants)
-        self._returns = Returns(guest, driver.learn)
-        hits = self._hits = Hits(processes, self._returns, self._faults, session, put)
+        if guest is not None:
+            processes = self._processes = Processes(guest, session, next_process, put, wants)
+            returns = self._returns = Returns(guest, driver.learn)
+            hits = self._hits = Hits(processes, returns, self._faults, session, put)
+        else:
+            nobody: Any = Nobody()
+            hits = self._hits = Hits(nobody, nobody, self._faults, session, put)
         note = self._recorder.hit if self._recorder is not None else None
         try:
-            driver.attach(prepared, hits, note)
+            driver.attach(prepared, hits, note, self._pages(prepared, hits, driver, note))
             self._begin(prepared, driver)
         except BaseException:
             self.detach()
             raise
+
+    def _pages(
+        self, prepared: armed.Prepared, hits: Hits, driver: Driver, note: Callable[..., None] | None
+    ) -> PageEvents | None:
+        """Return what is told of executed pages, if anybody wants to know."""
+        if not prepared.executes:
+            return None
+        origins = None
+        if self.guest is not None:
+            with contextlib.suppress(GuestError):  # of a kernel without these types pages are told without their origin
+                origins = Origins(self.guest)
+        if note is not None:
+            for trap in prepared.executes:
+                noting(trap, note, driver.now)
+        return PageEvents(prepared.executes, hits, self._processes, self.guest, origins)
 
     def _begin(self, prepared: Prepared, driver: Driver) -> None:
         """Open the coverage and run the collectors; the traps are armed already, so nothing is missed in between."""
@@ -168,15 +218,19 @@ class Monitor:
             book.armed(trap.key, trap.tables, self.time)
         for refused in prepared.refused:
             book.gap(refused.key, refused.trap.tables, self.time, CoverageKind.NOT_ARMED, refused.reason)
-        assert self._processes is not None  # noqa: S101  # made by `attach`
-        if refusal := self._processes.identity.refused:
+        refusal = self._unknown if self._processes is None else self._processes.identity.refused
+        if refusal:
             book.gap(identity.KEY, identity.TABLES, self.time, CoverageKind.NOT_ARMED, refusal)
         else:
             book.armed(identity.KEY, identity.TABLES, self.time)
         self._unnoticed = Unnoticed(book, self._traps, self.time)
         for plugin in self.plugins:
             for collector in plugin.collectors:
-                self._collect(plugin.name, collector)
+                if self.guest is None:
+                    name = getattr(collector, "__name__", "collector")
+                    book.gap((plugin.name, name), (), self.time, CoverageKind.NOT_ARMED, self._unknown or "")
+                else:
+                    self._collect(plugin.name, collector)
         if self._recorder is not None:
             self._recorder.note("attach", self.time)
 
@@ -227,6 +281,15 @@ class Monitor:
     def _look(self, driver: Driver) -> None:
         if self._unnoticed is not None:
             self._unnoticed.tell(driver.look(), driver.now())
+        self._tell_of_pages(driver)
+
+    def _tell_of_pages(self, driver: Driver, *, ending: bool = False) -> None:
+        """Put into the coverage what execute traps did not see."""
+        if self._book is None or self.prepared is None:
+            return
+        for gap in driver.gaps(ending=ending):
+            for trap in self.prepared.executes:
+                self._book.partly(trap.key, trap.tables, (gap.begin, gap.end), gap.kind, gap.reason, gap.missed)
 
     def stop(self) -> None:
         """End `run` at the next tick; safe in any thread and in a signal handler."""
@@ -266,6 +329,7 @@ class Monitor:
     def _tell_of_the_end(self, driver: Driver, now: int) -> None:
         """Put into the coverage what traps did not see though they were armed, and that a watch was cut short."""
         assert self._book is not None  # noqa: S101  # its caller looked
+        self._tell_of_pages(driver, ending=True)
         for trap in self._traps:
             for kind, reason, missed in trap.shortfalls(self._filters.told()):
                 self._book.partly(trap.key, trap.tables, (self.time, now), kind, reason, missed)

@@ -10,7 +10,7 @@ from drakmet.monitor.goon import INT3, LONGEST
 from drakmet.pyxen import Access
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from drakmet.guest.memory import PhysicalMemory
     from drakmet.pyxen import Altp2m
@@ -56,6 +56,10 @@ class Shadows:
         self._window = window
         self._used = 0
         self._frames: dict[int, Shadow] = {}
+        self.access: Callable[[int, bytes], Access] = lambda _gfn, _original: Access.X
+        """From a frame and what it holds to the rights that it begins with."""
+        self.rewritten: Callable[[int], object] = lambda _: None
+        """Called with a frame that the guest wrote to, before its copy has that."""
 
     def __contains__(self, gfn: int) -> bool:
         return gfn in self._frames
@@ -97,6 +101,10 @@ class Shadows:
             return self._memory.read(gpa, min(LONGEST, PAGE - offset))
         return shadow.original[offset : offset + LONGEST]
 
+    def page(self, gfn: int) -> bytes:
+        """Return the guest's own bytes of a frame that is shadowed."""
+        return self._frames[gfn].original
+
     def _make(self, gfn: int) -> Shadow:
         if not self.room:
             raise XenError("no frame is left for another breakpoint")
@@ -107,7 +115,7 @@ class Shadows:
         self._altp2m.change_gfn(self.view, gfn, shadow.copy)
         self._used += 1
         self._frames[gfn] = shadow
-        self._altp2m.set_access(self.view, gfn, Access.X)
+        self._altp2m.set_access(self.view, gfn, self.access(gfn, shadow.original))
         return shadow
 
     def refresh(self, gfn: int) -> list[int]:
@@ -119,6 +127,7 @@ class Shadows:
         before = shadow.original
         if now == before:
             return []
+        self.rewritten(gfn)
         shadow.original = now
         shadow.write()
         return [

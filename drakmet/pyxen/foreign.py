@@ -183,6 +183,12 @@ class GuestMemory:
                 self._map_block(block)
         return self.present.find(0, first, last) < 0
 
+    def look_everywhere(self) -> None:
+        """Try every block that was not tried yet, so that `extents` tells of all frames that are there."""
+        for block, tried in enumerate(self._tried):
+            if not tried:
+                self._map_block(block)
+
     @property
     def size(self) -> int:
         """One past the highest guest-physical address that may be readable."""

@@ -40,8 +40,10 @@ class Moment(msgspec.Struct, array_like=True):
     """Something the watch went through, in its order.
 
     ``kind`` is ``open`` (the guest's kernel is looked at), ``attach`` (collectors ran), ``enter`` or ``leave`` (a
-    trap was met on the function at ``place``, or a return of it), ``arm`` and ``disarm`` (the traps ``text`` names
-    were put back, or taken out), and ``end``. ``registers`` are those of the head's ``registers``, in its order.
+    trap was met on the function at ``place``, or a return of it), ``execute`` (the frame ``place`` was executed;
+    ``text`` is what is known of it), ``resolved`` (the first execution of those left was told of), ``arm`` and
+    ``disarm`` (the traps ``text`` names were put back, or taken out), and ``end``. ``registers`` are those of the
+    head's ``registers``, in its order.
     """
 
     kind: str
@@ -70,6 +72,8 @@ class Head(msgspec.Struct):
     places: dict[str, int]
     profile: dict[str, Any]
     begin: int
+    executes: bool = False
+    """Whether it has executions of pages."""
     paused_attach: int | None = None
     paused_detach: int | None = None
     outcome: str | None = None

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from drakmet.pyxen import Ring
+from drakmet.pyxen import Access, Ring
+from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.layout import EVENT, PAGE_SIZE, RING_HEADER, SLOT_SIZE, SLOTS
 from drakmet.pyxen.ring import FLAGS_I, REQ_PROD, RSP_PROD
 
@@ -55,7 +57,7 @@ class FakeDomain:
 
     @property
     def state(self) -> Any:
-        return lambda: None if self.gone else SimpleNamespace()
+        return lambda: None if self.gone else SimpleNamespace(tot_pages=1000)
 
     def left(self) -> dict[str, Any]:
         """Return what is not as it was."""
@@ -188,6 +190,17 @@ class FakeDomain:
             self.step("set_access")
             self.rights[view, gfn] = int(access)
 
+        def set_access_many(view: int, gfns: list[int], access: int) -> None:
+            self.step("set_access_many")
+            for gfn in gfns:
+                self.rights[view, gfn] = int(access)
+
+        def get_access(view: int, gfn: int) -> Access:
+            self.step("get_access")
+            if (view, gfn) not in self.rights:
+                raise XenCallError("xc_altp2m_get_mem_access", errno.ESRCH)
+            return Access(self.rights[view, gfn])
+
         def switch(view: int) -> None:
             self.step("switch")
             if view:
@@ -197,12 +210,13 @@ class FakeDomain:
         def close() -> None:
             self.current_view = 0
             self.views.clear()
+            self.rights.clear()
             self.on.discard("altp2m")
             self.step("altp2m.close")
 
         return SimpleNamespace(
             turn_on=turn_on, create_view=create_view, change_gfn=change_gfn, set_access=set_access, switch=switch,
-            close=close,
+            close=close, set_access_many=set_access_many, get_access=get_access,
         )  # fmt: skip
 
     # the guest's side of the ring
