@@ -14,7 +14,7 @@ import click
 
 from drakmet.cli.output import json_line, printable
 from drakmet.errors import UsageError
-from drakmet.report import drakvuf, ocsf
+from drakmet.report import bom, drakvuf, ocsf
 from drakmet.report.rows import Rows
 from drakmet.store import Reader
 
@@ -27,7 +27,11 @@ _PATH = click.Path(path_type=Path)
 @click.command(short_help="Write records in the forms that other tools read.")
 @click.argument("file", type=_PATH)
 @click.option(
-    "--format", "form", type=click.Choice(["drakvuf", "ndjson", "csv", "ocsf", "parquet"]), required=True, help="which"
+    "--format",
+    "form",
+    type=click.Choice(["drakvuf", "ndjson", "csv", "ocsf", "parquet", "cyclonedx", "vex"]),
+    required=True,
+    help="which",
 )
 @click.option(
     "-o", "--output", type=_PATH, help="file (parquet, csv of several tables: directory); else standard output"
@@ -41,6 +45,8 @@ def export(file: Path, form: str, output: Path | None, only: tuple[str, ...], se
     they were, and of drakmet's own records those that a plugin of DRAKVUF's has lines for. ndjson is one object a line,
     csv a file for each table, ocsf events of the Open Cybersecurity Schema Framework. parquet is a directory with a
     file for each table, all of them, for what outgrows SQLite: `drakmet rules run DIRECTORY` judges it by DuckDB.
+    cyclonedx is a CycloneDX 1.6 bill of materials of what was seen in memory or executing, by its pages; vex is what
+    `drakmet holes` said of it, in CycloneDX, and points at that bill's components.
 
     \b
     Example:
@@ -48,12 +54,20 @@ def export(file: Path, form: str, output: Path | None, only: tuple[str, ...], se
       drakmet export run.db --format csv -o tables/
       drakmet export run.db --format ocsf | gzip > run.ocsf.gz
       drakmet export fleet.db --format parquet -o fleet.parquet/
+      drakmet export web1.db --format cyclonedx -o web1.cdx.json && drakmet export web1.db --format vex -o web1.vex.json
     """
     if form == "parquet":
         _parquet(file, output, whole=not only and session is None)
         return
     with Reader(file) as reader, ExitStack() as stack:
         rows = Rows(reader, session)
+        if form in ("cyclonedx", "vex"):
+            if only:
+                raise UsageError("--table is for ndjson and csv")
+            document = bom.bill(reader, session) if form == "cyclonedx" else bom.vex(reader, session)
+            out = stack.enter_context(_opened(output))
+            out.write(json_line(document).encode() + b"\n")
+            return
         if only and form not in ("ndjson", "csv"):
             raise UsageError("--table is for ndjson and csv")
         tables = list(only) or [table for table in rows.tables if any(True for _ in rows.of(table))]
