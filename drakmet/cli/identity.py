@@ -180,3 +180,53 @@ def stats(db: Path, output: Format) -> None:
 
     with Identities.open(db) as identities:
         emit([identities.stats()], ("sources", "packages", "files", "pages", "bytes"), output)
+
+
+@identity.command(short_help="Make a list of page hashes of files.")
+@click.argument("source", type=_PATH, nargs=-1, required=True)
+@click.option(
+    "--listed",
+    type=_PATH,
+    multiple=True,
+    help="only files whose MD5, SHA-1 or SHA-256 is in this list (may be given several times)",
+)
+def hashes(source: tuple[Path, ...], listed: tuple[Path, ...]) -> int:
+    """Make a list of page hashes of files, or of those below folders, for `drakmet scan --hashes`.
+
+    Lists of malicious files name the digests of whole files, which are never whole in memory: where the files are at
+    hand, this turns them into pages. A file that is no program, or broken, is told and counted.
+
+    \b
+    Example:
+      drakmet identity hashes samples/ --listed feed.csv > bad.txt
+      drakmet scan --all --hashes bad.txt
+    """
+    from drakmet.identity import code
+    from drakmet.identity import listed as lists
+
+    wanted = lists.load(listed) if listed else None
+    made = failed = others = 0
+    for path in source:
+        files = (
+            sorted(one for one in path.rglob("*") if one.is_file() and not one.is_symlink())
+            if path.is_dir()
+            else [path]
+        )
+        for file in files:
+            try:
+                data = file.read_bytes()
+                name = file.name if wanted is None else wanted.of_file(data)
+                if name is None or (path.is_dir() and not code.begins(data[:2048])):
+                    others += 1
+                    continue
+                for line in lists.pages_of(data, name):
+                    click.echo(line)
+                made += 1
+            except (OSError, UsageError) as error:
+                why = error.strerror if isinstance(error, OSError) else error.what
+                click.echo(ascii(f"drakmet: {file}: {why}")[1:-1], err=True)
+                failed += 1
+    click.echo(f"drakmet: {made} files, {others} left out, {failed} failed", err=True)
+    if failed and not made:
+        return ExitCode.USAGE
+    return ExitCode.PARTLY if failed else ExitCode.CLEAN

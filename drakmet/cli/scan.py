@@ -29,6 +29,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--identity", type=_PATH, help="name code by this database, made by `drakmet identity build`")
 @advisory_options
 @click.option(
+    "--hashes",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="lists of hashes of pages, made by `drakmet identity hashes`, to look for in memory",
+)
+@click.option(
     "--kernel",
     "kernels",
     type=_PATH,
@@ -78,9 +84,9 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
         if not uri.startswith(("xen:", "image:", "vmi:")):
             raise UsageError(f"{uri!r} names nothing that can be scanned", hint="xen:GUEST, image:FILE, or --all")
     against = None
-    if options["identity"]:
-        against = Against(options["identity"], options["advisories"], options["release"])
-    elif options["advisories"]:
+    if options["identity"] or options["hashes"]:
+        against = Against(options["identity"], options["advisories"], options["release"], options["hashes"])
+    if options["advisories"] and not options["identity"]:
         raise UsageError("nothing to name code by, whose holes would be looked up", hint="--identity DB")
     rules = None if options["no_rules"] else load_rules([bundled(), *options["paths"]])
     results = run(

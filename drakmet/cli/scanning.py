@@ -14,6 +14,7 @@ from drakmet.cli.comparing import compare_with
 from drakmet.errors import DrakmetError, ExitCode
 from drakmet.holes.compare import Ran
 from drakmet.identity import Identities
+from drakmet.identity.listed import load as load_hashes
 from drakmet.naming.records import Application
 from drakmet.records import Coverage, CoverageKind
 from drakmet.scan import SCAN_RECORDS, Scanned, scan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drakmet.guest.memory import PhysicalMemory
+    from drakmet.identity.listed import Listed
     from drakmet.plugins import PluginSet
     from drakmet.records import Finding, Record
     from drakmet.rules import Outcome, RuleSet
@@ -64,11 +66,12 @@ class GuestResult(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Against:
-    """What to name code by, and advisories to compare what is named with."""
+    """What to name code by, advisories to compare what is named with, and lists of hashes to look for."""
 
-    identity: Path
+    identity: Path | None = None
     advisories: tuple[Path, ...] = ()
     release: str | None = None
+    hashes: tuple[Path, ...] = ()
 
 
 class _Ran:
@@ -143,7 +146,8 @@ def run(
         note(f"plugin {plugin.name} is left out: {plugin.error} ({plugin.origin})")
     with ExitStack() as stack:
         files = KernelFiles(kernels, note) if kernels else None
-        identities = stack.enter_context(Identities.open(against.identity)) if against else None
+        identities = stack.enter_context(Identities.open(against.identity)) if against and against.identity else None
+        listed = load_hashes(against.hashes) if against and against.hashes else None
         writer = stack.enter_context(Writer(database, [*plugins.records, *SCAN_RECORDS]))
         evaluator = None
         if rules is not None:
@@ -152,7 +156,7 @@ def run(
             stack.callback(evaluator.close)
         for number, uri in enumerate(uris, 1):
             note(f"{uri} ({number} of {len(uris)})")
-            known = identities, files
+            known = identities, files, listed
             results.guests.append(_one(uri, plugins, writer, known, against, live=live, host=host, note=note))
         if evaluator is not None:
             try:
@@ -173,7 +177,7 @@ def _one(
     uri: str,
     plugins: PluginSet,
     writer: Writer,
-    known: tuple[Identities | None, KernelFiles | None],
+    known: tuple[Identities | None, KernelFiles | None, Listed | None],
     against: Against | None,
     *,
     live: bool,
@@ -208,7 +212,7 @@ def _one(
                 note=note,
             )
             _take(result, scanned, getattr(source, "problems", []))
-            if against:
+            if against and against.identity:
                 more = compare_with(
                     opened.session, ran.rows, writer.put, against.identity, against.advisories, against.release
                 )
@@ -232,12 +236,12 @@ def _one(
 
 
 def _more(
-    known: tuple[Identities | None, KernelFiles | None], memory: PhysicalMemory, *, moves: bool
+    known: tuple[Identities | None, KernelFiles | None, Listed | None], memory: PhysicalMemory, *, moves: bool
 ) -> list[Collector]:
-    identities, files = known
+    identities, files, listed = known
     more: list[Collector] = []
-    if identities is not None:
-        more.append(Applications(identities, memory, moves=moves))
+    if identities is not None or listed is not None:
+        more.append(Applications(identities, memory, moves=moves, listed=listed))
     if files is not None:
         more.append(KernelTexts(files, memory, moves=moves))
     return more

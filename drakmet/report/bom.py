@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from drakmet import __version__
+from drakmet.naming.records import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +37,7 @@ SELECT g.id AS guest, a.package, a.version, a.candidates, a.verdict, a.path, cou
        max(a.pages) AS pages, a.known, p.pid
 FROM application AS a JOIN session AS s ON s.id = a.session JOIN guest AS g ON g.id = s.guest
 LEFT JOIN process AS p ON p.id = a.process
-WHERE a.path IS NOT NULL AND a.path <> '[vdso]' AND (:session IS NULL OR a.session = :session)
+WHERE a.path IS NOT NULL AND a.path NOT GLOB '[[]*[]]' AND (:session IS NULL OR a.session = :session) AND {last}
 GROUP BY g.id, a.package, a.version, a.candidates, a.verdict, a.path
 ORDER BY g.id, a.package, a.version, a.candidates, a.verdict, a.path
 """
@@ -152,7 +153,9 @@ def _guest(guest: Row) -> Row:
 
 def _components(reader: Reader, session: int | None) -> dict[int, list[Row]]:
     found: dict[int, dict[str, Row]] = {}
-    for row in _select(reader, _RAN, session) if "application" in reader.names else ():
+    columns = {column.name for table in reader.tables() if table.name == "application" for column in table.columns}
+    last = LAST.replace("id IN", "a.id IN", 1) if "subject" in columns else "1"
+    for row in _select(reader, _RAN.format(last=last), session) if columns else ():
         candidates = [text.split(" ", 3) for text in _texts(row["candidates"])]
         named = [(c[0], c[1]) for c in candidates if len(c) == 4 and c[0] != "-"]
         sure = row["version"] if row["verdict"] == "verified" else None

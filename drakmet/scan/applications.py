@@ -16,17 +16,20 @@ from drakmet.guest.regions import VM_EXEC, VM_WRITE, Region, Regions
 from drakmet.identity import Judgement, Verdict, page_hash
 from drakmet.monitor.values import settle
 from drakmet.naming.records import Application, told
+from drakmet.scan.records import ListedCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from drakmet.guest.memory import PhysicalMemory
     from drakmet.identity import Identities
+    from drakmet.identity.listed import Listed
     from drakmet.records import Process
     from drakmet.scan.session import Reading
 
 _MOST_PAGES: Final = 1 << 18
 """Pages of one file that are looked at: 1 GiB of code."""
+_MOST_HASHES: Final = 16
 _VDSO, _ANONYMOUS, _JIT = -1, 0, -2
 _UNNAMED: Final = {
     _VDSO: ("[vdso]", "the kernel's own"),
@@ -36,22 +39,33 @@ _UNNAMED: Final = {
 
 
 class Applications:
-    """The collector of the table ``application``.
+    """The collector of the table ``application``, and of ``listed_code`` where there is a list of hashes.
 
     It reads code from the guest itself and not from the copies of the scan: to copy all code would pause the guest for
     long. So a page counts only if it is at the same place before and after it was read.
     """
 
     __name__ = "applications"
-    tables: tuple[str, ...] = (Application.table,)
 
-    def __init__(self, identities: Identities, memory: PhysicalMemory, *, moves: bool) -> None:
+    def __init__(
+        self,
+        identities: Identities | None,
+        memory: PhysicalMemory,
+        *,
+        moves: bool,
+        listed: Listed | None = None,
+    ) -> None:
+        self.tables = (
+            *((Application.table,) if identities else ()),
+            *((ListedCode.table,) if listed else ()),
+        )
         self._identities = identities
+        self._listed = listed
         self._memory = memory
         self._moves = moves
 
-    def __call__(self, scan: Reading) -> Iterator[Application]:
-        """Yield a row for each process and each file it has mapped executable."""
+    def __call__(self, scan: Reading) -> Iterator[Application | ListedCode]:
+        """Yield a row for each process and each file it has mapped executable, and for what is listed of it."""
         guest = scan.guest
         reader = Regions(guest.kernel)
         levels = guest.kernel.levels
@@ -76,7 +90,12 @@ class Applications:
                 continue
             for file, regions in by_file.items():
                 if file in _UNNAMED:
-                    yield self._row(scan, process, *_UNNAMED[file])
+                    path, why = _UNNAMED[file]
+                    if self._listed:
+                        pages = tuple(self._pages(cr3, levels, regions, hashes))
+                        yield from self._on_lists(self._listed, scan, process, path, pages, None)
+                    if self._identities:
+                        yield self._row(scan, process, path, why)
                     continue
                 if file not in paths:
                     try:
@@ -85,9 +104,14 @@ class Applications:
                         scan.lose(f"a mapped file of process {process.pid}: {error.what}")
                         paths[file] = None
                 pages = tuple(self._pages(cr3, levels, regions, hashes))
-                if pages not in judged:
-                    judged[pages] = self._identities.judge(pages)
-                yield self._named(scan, process, paths[file], judged[pages], len(pages))
+                said = None
+                if self._identities:
+                    if pages not in judged:
+                        judged[pages] = self._identities.judge(pages)
+                    said = judged[pages]
+                    yield self._named(scan, process, paths[file], said, len(pages))
+                if self._listed:
+                    yield from self._on_lists(self._listed, scan, process, paths[file], pages, said)
 
     def _pages(
         self, cr3: int, levels: int, regions: list[Region], hashes: dict[int, bytes | None]
@@ -111,6 +135,32 @@ class Applications:
     def _places(self, cr3: int, levels: int, regions: list[Region]) -> list[codepages.CodePage]:
         each = (page for region in regions for page in codepages.pages(self._memory, cr3, levels, region))
         return list(islice(each, _MOST_PAGES))
+
+    def _on_lists(
+        self,
+        listed: Listed,
+        scan: Reading,
+        process: Process,
+        path: str | None,
+        pages: tuple[tuple[int, bytes], ...],
+        said: Judgement | None,
+    ) -> Iterator[ListedCode]:
+        found: dict[str, set[bytes]] = {}
+        for _, digest in pages:
+            for name in listed.pages.get(digest, ()):
+                found.setdefault(name, set()).add(digest)
+        for name, digests in found.items():
+            yield ListedCode(
+                session=scan.session,
+                time=scan.time,
+                process=process.id,
+                path=path,
+                name=name,
+                pages=len(digests),
+                listed=listed.sizes[name],
+                hashes=[digest.hex() for digest in sorted(digests)[:_MOST_HASHES]],
+                packaged=None if said is None else said.verdict is Verdict.VERIFIED and _packaged(said),
+            )
 
     def _row(self, scan: Reading, process: Process, path: str, why: str) -> Application:
         return Application(
@@ -142,3 +192,7 @@ def _file(region: Region, vdso: int) -> int:
     if region.start == vdso:
         return _VDSO
     return _JIT if region.flags & VM_WRITE else _ANONYMOUS
+
+
+def _packaged(said: Judgement) -> bool:
+    return all(match.package is not None for match in said.files)

@@ -153,6 +153,21 @@ class UnownedCode(EventRecord):
     start: Annotated[str | None, "its first bytes that are not filling, in hex"] = None
 
 
+class ListedCode(EventRecord):
+    """Code in a process's memory that a list of hashes names. Only where such a list was given (``--hashes``)."""
+
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("process",),)
+
+    path: Annotated[str | None, "the file; [vdso], [anonymous], [jit]; null if it could not be read"] = None
+    name: Annotated[str, "what the list calls it"] = ""
+    pages: Annotated[int, "pages in memory that the list has under this name"] = 0
+    listed: Annotated[int, "pages that the list has under this name"] = 0
+    hashes: Annotated[list[str] | None, "hashes of these pages in hex, some of them"] = None
+    packaged: Annotated[
+        bool | None, "whether all code of the file is known to be a package's, as the package has it"
+    ] = None
+
+
 class HiddenObject(EventRecord):
     """Something that one of the kernel's own books has and another has not: a sign of hiding, or of damage."""
 
@@ -166,6 +181,6 @@ class HiddenObject(EventRecord):
 
 SCAN_RECORDS: tuple[type[Record], ...] = (
     GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, Application, KernelImage, KernelText,
-    UnownedCode, HiddenObject, *HOLE_RECORDS,
+    UnownedCode, HiddenObject, ListedCode, *HOLE_RECORDS,
 )  # fmt: skip
 """The tables that a scan fills, beside those of plugins' collectors."""

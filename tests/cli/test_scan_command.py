@@ -178,3 +178,17 @@ def test_ram_above_4_gib_that_follows_in_the_file_is_put_there(tmp_path: Path) -
     with pytest.raises(Unreadable):
         source.memory.read(below, 1)
     source.close()
+
+
+def test_an_image_is_searched_for_listed_code_without_a_database(core: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "bad.txt"
+    listed.write_text("page:" + "ab" * 16 + "  miner\n", encoding="ascii")
+    database = tmp_path / "a.db"
+    result = run(f"image:{core}", "--db", database, "--hashes", listed)
+    assert result.exit_code == 1, result.output
+    assert rows(database, "SELECT 1 FROM listed_code") == []
+    booked = rows(database, "SELECT tables, gap FROM coverage WHERE trap = 'applications'")
+    assert booked == [('["listed_code"]', None)]
+    listed.write_text("no hash", encoding="ascii")
+    assert isinstance(run(f"image:{core}", "--db", tmp_path / "b.db", "--hashes", listed).exception, UsageError)
+    assert not (tmp_path / "b.db").exists()

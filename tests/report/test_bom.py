@@ -16,10 +16,10 @@ from packageurl import PackageURL
 
 from drakmet.cli import cli
 from drakmet.holes.records import HOLE_RECORDS, Advisory, Hole
+from drakmet.naming import Application
 from drakmet.records import Process
 from drakmet.report.bom import purl
 from drakmet.scan import SCAN_RECORDS
-from drakmet.scan.records import Application
 from drakmet.store import Writer
 from report.files import EVIL
 
@@ -78,7 +78,10 @@ def stored(tmp_path: Path) -> Path:
         writer.put(ran(one, OLD, path="/usr/bin/openssl", process=8))
         writer.put(ran(one, OLD, NEW, process=8))
         writer.put(Application(session=one, path="/opt/own", verdict="unknown", pages=4, known=0, process=8))
-        writer.put(Application(session=one, verdict="unverifiable", why="memory without a file"))
+        writer.put(Application(session=one, path="[anonymous]", verdict="unverifiable", why="memory without a file"))
+        # What a watch says of a file last counts.
+        writer.put(ran(one, "1.0-1", path="/usr/lib/x.so", subject=1))
+        writer.put(ran(one, OLD, path="/usr/lib/libssl.so.3", subject=1, process=7))
         writer.put(Advisory(session=one, time=5, name="debian.json", kind="x", digest=""))
         writer.put(hole(one, "CVE-2025-9230", "affected", OLD, fixed_in="3.0.17-1~deb12u3", urgency="medium"))
         writer.put(hole(one, "CVE-2025-9230", "may be affected", OLD, NEW, fixed_in="3.0.17-1~deb12u3"))

@@ -13,9 +13,10 @@ from drakmet.cli import cli
 from drakmet.cli.known import known_records
 from drakmet.errors import ExitCode, UsageError
 from drakmet.holes.records import Advisory, Hole
+from drakmet.naming import Application
 from drakmet.records import Coverage, Finding, Process
 from drakmet.report.diff import COLUMNS, Change, Side, compare
-from drakmet.scan.records import Application, GuestState, HiddenObject, KernelModule, MappedFile, MountPoint, OpenSocket
+from drakmet.scan.records import GuestState, HiddenObject, KernelModule, MappedFile, MountPoint, OpenSocket
 from drakmet.store import Reader, Writer
 
 if TYPE_CHECKING:

@@ -13,11 +13,13 @@ from identity.tiny import build
 from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import SparseMemory
 from drakmet.guest.regions import VM_EXEC, Region, Regions
-from drakmet.identity import Verdict
+from drakmet.identity import Verdict, page_hash
+from drakmet.identity.listed import Listed
 from drakmet.naming import Application
 from drakmet.records import Process
 from drakmet.scan import scan
 from drakmet.scan.applications import Applications
+from drakmet.scan.records import ListedCode
 from scan.sample import Rows, Source, kernel_in
 
 if TYPE_CHECKING:
@@ -107,3 +109,25 @@ def test_what_is_not_in_memory_and_what_is_no_file_cannot_be_verified(tmp_path: 
         "/init": "none of its pages is in memory",
         "[vdso]": "the kernel's own",
     }
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_code_that_a_list_names_is_told_with_or_without_a_database(named: bool, tmp_path: Path) -> None:
+    placed = Placed("6.1", SAME, STRANGE)
+    listed = Listed()
+    for page in (SAME, STRANGE, b"\x00" * 4096):
+        listed.add(page_hash(page), "miner")
+    listed.add(page_hash(SAME), "other")
+    rows = Rows()
+    with build(tmp_path) as identities:
+        collector = Applications(identities if named else None, placed.memory, moves=False, listed=listed)
+        assert scan(Source(placed.memory), [], [rows], kernel=placed.kernel, more=[collector]).gaps == []
+    first = next(row.id for row in rows.of(Process) if row.pid == 1)
+    found = {row.name: row for row in rows.of(ListedCode) if row.process == first}
+    assert {name: (row.path, row.pages, row.listed) for name, row in found.items()} == {
+        "miner": ("/init", 2, 3),
+        "other": ("/init", 1, 1),
+    }
+    assert found["other"].hashes == [page_hash(SAME).hex()]
+    assert found["miner"].packaged is (False if named else None)
+    assert bool(rows.of(Application)) is named
