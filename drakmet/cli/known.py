@@ -24,6 +24,16 @@ def plugins_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def isf_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option for kernels' profiles in files; it gets them as ``isf``."""
+    return click.option(
+        "--isf",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="an ISF file (Volatility 3's JSON, also .xz or .gz) of a kernel without types of its own",
+    )(command)
+
+
 def rules_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the option for rules of a site; it gets them as ``paths``."""
     return click.option(

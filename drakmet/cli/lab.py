@@ -63,6 +63,7 @@ def lab() -> None:
 @click.option("--guest-memory", default=256, show_default=True, help="MiB a guest")
 @click.option("--vcpus", default=2, show_default=True, help="vCPUs a guest")
 @click.option("--dom0-memory", default=768, show_default=True, help="MiB of dom0")
+@click.option("--host-cpus", default=1, show_default=True, help="the host's CPUs; of more than one the first is dom0's")
 @click.option("--refresh", is_flag=True, help="ask the archive for newer packages (else once a week)")
 @click.option("--quiet", is_flag=True, help="no progress on standard error")
 def up(
@@ -74,6 +75,7 @@ def up(
     guest_memory: int,
     vcpus: int,
     dom0_memory: int,
+    host_cpus: int,
     refresh: bool,
     quiet: bool,
 ) -> None:
@@ -92,7 +94,7 @@ def up(
     from drakmet.lab.sync import sync
 
     progress = Progress(quiet=quiet)
-    choice = Choice(kind, xen, guest_kernel, guests, guest_memory, vcpus, dom0_memory)
+    choice = Choice(kind, xen, guest_kernel, guests, guest_memory, vcpus, dom0_memory, host_cpus)
     places = find_places()
     host = up(places, name, choice, progress, refresh=refresh)
     if host.seconds:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from drakmet.errors import DrakmetError, ExitCode
-from drakmet.sources import open_source
+from drakmet.sources import give_profiles, isf_profiles, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from drakmet.monitor import Filters, Statistics
@@ -86,12 +86,16 @@ def run(
     guarded: bool = True,
     host: str | None = None,
     identity: Path | None = None,
+    isf: Iterable[Path] = (),
+    poll: float | None = None,
 ) -> Ended:
     """Watch the guest that ``uri`` names until it is told to end, and return how that was.
 
     With ``database`` records are stored there, and judged by ``rules`` meanwhile; with ``recording`` what was read of
     the guest is kept there. Unless not ``guarded``, a guardian frees the guest should this process die. ``host`` is the
     name to store for the machine, if not its own; ``identity`` a database to name applications by as their pages run.
+    ``isf`` are profiles of kernels that carry none, ``poll`` is for how many microseconds to look for an event before
+    sleeping, if not for the usual time.
     """
     from drakmet.cli.judging import Judge
     from drakmet.identity import Identities
@@ -104,6 +108,9 @@ def run(
     with ExitStack() as stack:
         source = open_source(uri)
         stack.callback(source.close)
+        give_profiles(source, isf_profiles(isf))
+        if poll is not None and hasattr(source, "poll"):
+            source.poll = poll / 1e6
         named = [Application] if identity else []
         writer = stack.enter_context(Writer(database, [*plugins.records, *named])) if database else None
         sinks: list[Sink] = [writer, view] if writer else [view]

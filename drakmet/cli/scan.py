@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drakmet.cli.holes import advisory_options
-from drakmet.cli.known import plugins_option, rules_option
+from drakmet.cli.known import isf_option, plugins_option, rules_option
 from drakmet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line: findings, guests, a summary")
 @rules_option
 @plugins_option
+@isf_option
 @click.pass_context
 def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **options: Any) -> None:
     """Read what is in guests' memory now, without traps.
@@ -61,6 +62,7 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
       drakmet scan xen:web1
       drakmet scan --all --db tonight.db
       drakmet scan image:web1.core --json
+      drakmet scan xen:old --isf 5.4.0-42-generic.json.xz
       drakmet scan xen:web1 --identity pages.db --db web1.db && drakmet apps web1.db
       drakmet scan --all --identity pages.db --advisories debian.json --release bookworm
       drakmet scan xen:web1 --kernel linux-image-6.1.0-57-amd64_6.1.192-3_amd64.deb
@@ -97,6 +99,7 @@ def scan(ctx: click.Context, /, targets: tuple[str, ...], everything: bool, **op
         live=options["live"],
         against=against,
         kernels=options["kernels"],
+        isf=options["isf"],
         note=lambda text: click.echo(text, err=True),
     )
     if options["as_json"]:

@@ -21,13 +21,15 @@ from drakmet.scan import SCAN_RECORDS, Scanned, scan
 from drakmet.scan.applications import Applications
 from drakmet.scan.kernelfiles import KernelFiles
 from drakmet.scan.kerneltext import KernelTexts
+from drakmet.sources import give_profiles, isf_profiles
 from drakmet.sources.scanning import open_for_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from drakmet.guest.memory import PhysicalMemory
+    from drakmet.guest.profile import Profile
     from drakmet.identity.listed import Listed
     from drakmet.plugins import PluginSet
     from drakmet.records import Finding, Record
@@ -131,16 +133,18 @@ def run(
     host: str | None = None,
     against: Against | None = None,
     kernels: Sequence[Path] = (),
+    isf: Iterable[Path] = (),
     note: Callable[[str], object] = lambda _: None,
 ) -> Results:
     """Scan guests one after the other into ``database``; one that cannot be read is a result like the others.
 
     ``host`` is the name to store for the machine, if not its own; ``against`` is what to name code by, and advisories;
-    ``kernels`` are files of kernels to compare theirs with.
+    ``kernels`` are files of kernels to compare theirs with; ``isf`` are profiles of kernels that carry none.
     """
     from drakmet.rules import Evaluator
     from drakmet.store import Writer
 
+    profiles = isf_profiles(isf)
     results = Results(database, failed_plugins=len(plugins.failed))
     for plugin in plugins.failed:
         note(f"plugin {plugin.name} is left out: {plugin.error} ({plugin.origin})")
@@ -157,7 +161,8 @@ def run(
         for number, uri in enumerate(uris, 1):
             note(f"{uri} ({number} of {len(uris)})")
             known = identities, files, listed
-            results.guests.append(_one(uri, plugins, writer, known, against, live=live, host=host, note=note))
+            result = _one(uri, plugins, writer, known, against, live=live, host=host, profiles=profiles, note=note)
+            results.guests.append(result)
         if evaluator is not None:
             try:
                 results.findings = evaluator.step()
@@ -182,6 +187,7 @@ def _one(
     *,
     live: bool,
     host: str | None,
+    profiles: Sequence[Profile],
     note: Callable[[str], object],
 ) -> GuestResult:
     result = GuestResult(uri)
@@ -190,6 +196,7 @@ def _one(
     try:
         source = open_for_scan(uri)
         try:
+            give_profiles(source, profiles)
             about = source.about
             kept = {"host": host or about.host, "guest": about.guest, "xen": about.xen, "uuid": about.uuid}
             kernel = source.kernel()

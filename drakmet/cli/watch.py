@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drakmet.cli.known import plugins_option, rules_option
+from drakmet.cli.known import isf_option, plugins_option, rules_option
 from drakmet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ _pages = click.option(
 _no_guardian = click.option(
     "--no-guardian", is_flag=True, help="start no process that frees the guest should this one be killed"
 )
+_poll = click.option(
+    "--poll",
+    type=click.FloatRange(0, 100_000),
+    metavar="MICROSECONDS",
+    envvar="DRAKMET_POLL",
+    show_envvar=True,
+    help="look for the next event so long, with a CPU of dom0 kept busy, before waiting for it asleep (500; 0: never)",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="one JSON object a line: records, findings, a summary")
 
 
@@ -89,6 +97,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="one JSON object a 
 @_filter_options
 @_identity
 @_pages
+@isf_option
+@_poll
 @_no_guardian
 @_json
 @click.pass_context
@@ -127,6 +137,8 @@ def watch(ctx: click.Context, /, uri: str, database: Path | None, **options: Any
 @_plugin_options
 @_filter_options
 @_pages
+@isf_option
+@_poll
 @_no_guardian
 @_json
 @click.pass_context
@@ -176,7 +188,7 @@ def _run_drakvuf(
     from drakmet.cli import drakvuf
     from drakmet.cli.known import known_records
 
-    ours = ("only", "without", "pids", "names", "uids", "containers", "pages", "as_json")
+    ours = ("only", "without", "pids", "names", "uids", "containers", "pages", "isf", "poll", "as_json")
     if refused := [name for name in ours if options[name]]:
         raise UsageError(
             f"with --engine drakvuf there is no {', '.join(refused)}",
@@ -214,6 +226,8 @@ def _run(ctx: click.Context, uri: str, database: Path | None, options: dict[str,
         recording=options.get("recording"),
         guarded=not options.get("no_guardian"),
         identity=options.get("identity"),
+        isf=options.get("isf", ()),
+        poll=options.get("poll"),
     )
     ctx.exit(int(ended.exit_code))
 

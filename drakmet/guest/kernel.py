@@ -38,7 +38,7 @@ _AROUND: Final = 12 << 20
 _U64: Final = (1 << 64) - 1
 _NO_TYPES: Final = (
     "a kernel can only be read if it carries its types: if it was built with CONFIG_DEBUG_INFO_BTF=y, as Debian's are "
-    "since 5.10"
+    "since 5.10; of others, `--isf FILE` takes symbols and types from an ISF file"
 )
 
 

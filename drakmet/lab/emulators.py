@@ -24,6 +24,8 @@ _AGENT_ADDRESS = "10.0.2.15"
 _COMMON = "bootscrub=0 spec-ctrl=no noreboot console=com1 com1=115200,8n1 hap=1 loglvl=info guest_loglvl=info"
 # Bochs 3.0 rejects the posted-interrupt descriptor (VMLAUNCH error 7); TCG lacks the others.
 XEN_OPTIONS = {"vmx": f"{_COMMON} altp2m=1 apicv=0", "svm": f"{_COMMON} smap=0 smep=0 cpuidle=0"}
+DOM0_PINNED = " dom0_max_vcpus=1 dom0_vcpus_pin"
+MOST_CPUS = 8
 # Instructions in a virtual second: what is timed inside is a count of instructions.
 INSTRUCTIONS_A_SECOND = 80_000_000
 
@@ -54,6 +56,7 @@ def bochs(folder: Path, images: Images, machine: Machine) -> tuple[list[str], di
         f"cpu: model=corei7_skylake_x, count={machine.cpus}, ips={INSTRUCTIONS_A_SECOND}, reset_on_triple_fault=0",
         f"romimage: file={images.bios}",
         f"vgaromimage: file={images.vga_bios}",
+        *([f"cmosimage: file={_cmos(folder, machine)}, rtc_init=time0"] if machine.cpus > 1 else []),
         "pci: enabled=1, chipset=i440fx, slot1=e1000",
         f"e1000: enabled=1, mac=52:54:00:12:34:56, ethmod=slirp, script={folder}/slirp.conf",
         "clock: sync=none, time0=utc",
@@ -80,7 +83,36 @@ def bochs(folder: Path, images: Images, machine: Machine) -> tuple[list[str], di
         "TERM": "linux",
         "TERMINFO_DIRS": f"{tools}/usr/share/terminfo:{tools}/lib/terminfo",
     }
-    return [*images.tools.argv("usr/bin/bochs-bin"), "-q", "-f", str(folder / "bochsrc")], env
+    command = [*images.tools.argv("usr/bin/bochs-bin"), "-q", "-f", str(folder / "bochsrc")]
+    if machine.cpus > 1:
+        # Its loop for more than one CPU forgets, after an exception, to note where the CPU is: an interrupt that comes
+        # next and leaves a guest (a VM exit) puts the guest back to the instruction that failed, but in the kernel.
+        # The debugger's loop does not, and is fair: each CPU executes 5 instructions, then time goes on by 5.
+        (folder / "debugger.rc").write_text("c\n")
+        command += ["-debugger", "-rc", str(folder / "debugger.rc")]
+    return command, env
+
+
+def _cmos(folder: Path, machine: Machine) -> Path:
+    """Write a CMOS image that tells SeaBIOS how many CPUs to wait for, and return its name.
+
+    Bochs fills that memory by itself, but for the CPUs' number, which its own BIOS does not ask for; with an image it
+    leaves out the boot order, and the image may be read after it wrote the memory's size. Registers are SeaBIOS' (1.16,
+    src/hw/rtc.h) and the IBM AT's.
+    """
+    low, high = 639, min((machine.memory << 10) - 1024, 0xFC00)  # KiB below and above 1 MiB
+    above_16 = ((machine.memory - 16) << 20) >> 16
+    registers = bytearray(128)
+    registers[0x0A], registers[0x0B], registers[0x0D] = 0x26, 0x02, 0x80  # 32 kHz, 24 hours, the battery is good
+    registers[0x14] = 0x02  # there is a floating-point unit
+    registers[0x15:0x19] = low.to_bytes(2, "little") + high.to_bytes(2, "little")
+    registers[0x30:0x32] = high.to_bytes(2, "little")
+    registers[0x34:0x36] = above_16.to_bytes(2, "little")
+    registers[0x3D] = 0x02  # boot from disk
+    registers[0x5F] = machine.cpus - 1
+    path = folder / "cmos.img"
+    path.write_bytes(registers)
+    return path
 
 
 def drain_screen(log: Path, seconds: float = 30.0) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "lab"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _LOG_LINES = 8
+_BOOT, _BOOT_MANY = 600.0, 2400.0
+"""Wall seconds that a boot may take at the most on a busy machine, with one CPU and with more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Choice:
     guest_memory: int = 256
     guest_vcpus: int = 2
     dom0_memory: int = 768
+    host_cpus: int = 1
 
     def check(self) -> None:
         """Raise UsageError if no host can be like this."""
@@ -49,11 +52,18 @@ class Choice:
             raise UsageError(f"{self.kind} is not a kind of host", hint=f"Kinds: {', '.join(emulators.XEN_OPTIONS)}.")
         if not 0 <= self.guests <= 8 or not 1 <= self.guest_vcpus <= 8:
             raise UsageError("a host has 0 to 8 guests with 1 to 8 vCPUs each")
+        if not 1 <= self.host_cpus <= emulators.MOST_CPUS:
+            raise UsageError(f"a host has 1 to {emulators.MOST_CPUS} CPUs")
 
     @property
     def memory(self) -> int:
         """Return the emulated machine's memory: Xen's own, dom0's, the guests' and room for shadow frames."""
         return self.dom0_memory + max(self.guests, 1) * (self.guest_memory + 32) + 256
+
+    @property
+    def xen_options(self) -> str:
+        """Return Xen's command line. With more than one CPU, the first is dom0's; the guests have the others."""
+        return emulators.XEN_OPTIONS[self.kind] + (emulators.DOM0_PINNED if self.host_cpus > 1 else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +146,18 @@ def find_host(places: Places, name: str | None = None) -> Host:
 
 
 def up(
-    places: Places, name: str, choice: Choice, progress: Progress, *, refresh: bool = False, seconds: float = 600
+    places: Places,
+    name: str,
+    choice: Choice,
+    progress: Progress,
+    *,
+    refresh: bool = False,
+    seconds: float | None = None,
 ) -> Host:
     """Start a host and its guests and return when they answer; one of that name that is up is returned as it is."""
     choice.check()
+    if seconds is None:
+        seconds = _BOOT if choice.host_cpus == 1 else _BOOT_MANY
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a host", hint="Small letters, digits and dashes, a letter first.")
     folder = places.hosts / name
@@ -192,6 +210,7 @@ def create_guest(host: Host, name: str, number: int) -> None:
         'disk=["format=raw,vdev=xvda,access=ro,script=/lab/block,target=/dev/lab-guest"]',
         f'vif=["mac=00:16:3e:4c:00:{number:02x},script=/lab/vif"]',
         'on_crash="preserve"',
+        *([f'cpus="1-{choice.host_cpus - 1}"'] if choice.host_cpus > 1 else []),
         'altp2m="external"' if choice.kind == "vmx" else 'tsc_mode="native"',
     ]
     agent = host.agent
@@ -237,11 +256,11 @@ def status(host: Host) -> dict[str, Any]:
 
 def _start(places: Places, folder: Path, name: str, choice: Choice, progress: Progress, *, refresh: bool) -> Host:
     builder = Builder(places.cache, progress, xen=choice.xen, guest_kernel=choice.guest_kernel, refresh=refresh)
-    images = builder.build(emulators.XEN_OPTIONS[choice.kind], dom0_memory=choice.dom0_memory, kind=choice.kind)
+    images = builder.build(choice.xen_options, dom0_memory=choice.dom0_memory, kind=choice.kind)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     ssh_port = _free_port() if choice.kind == "svm" else 0
-    machine = emulators.Machine(choice.memory, 1, _free_port(), ssh_port)
+    machine = emulators.Machine(choice.memory, choice.host_cpus, _free_port(), ssh_port)
     if choice.kind == "vmx":
         command, env = emulators.bochs(folder, images, machine)
     else:

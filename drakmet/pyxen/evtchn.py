@@ -8,11 +8,13 @@ import fcntl
 import os
 import select
 import struct
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from drakmet.pyxen._lib import libraries
 from drakmet.pyxen.failures import XenCallError
 from drakmet.pyxen.hypercall import Yielder
+from drakmet.pyxen.patience import Patience
 from drakmet.pyxen.ring import REQ_PROD
 
 if TYPE_CHECKING:
@@ -40,8 +42,12 @@ class Channel:
     itself, as libxenevtchn makes them: use the one set or the other.
     """
 
-    def __init__(self, domid: int, remote_port: int, *, yields: int = 5) -> None:
-        """Bind to ``remote_port``; ``yields`` is how often to look for an event before sleeping."""
+    def __init__(self, domid: int, remote_port: int, *, yields: int = 5, poll: float = 0) -> None:
+        """Bind to ``remote_port``.
+
+        ``poll`` is for how many seconds to look for an event before giving the CPU away (0: not at all), ``yields``
+        how often to give it to others before sleeping.
+        """
         shared = libraries()
         self._ffi = shared.ffi
         self._library = shared.evtchn
@@ -66,6 +72,7 @@ class Channel:
         self._poller = select.poll()
         self._poller.register(self.fd, select.POLLIN)
         self.yields = yields
+        self.patience = Patience(poll)
         if yields:
             with contextlib.suppress(OSError):  # an old kernel, or a policy: then it goes without
                 self._yielder = Yielder(port)
@@ -81,13 +88,19 @@ class Channel:
     def wait_for(self, ring: Ring, seconds: float | None) -> bool:
         """Wait up to ``seconds`` (None: for ever) for a request; return whether there is one.
 
-        While events come one after the other this does not sleep: it yields the CPU in Xen a few times, with the
-        channel masked, before it unmasks it and sleeps until the kernel wakes it.
+        While events come one after the other this does not sleep: with the channel masked, it looks again for a while
+        (`Patience`), then yields the CPU in Xen a few times, before it unmasks it and sleeps until the kernel wakes it.
         """
         ints = ring.ints
         if ints[REQ_PROD] != ring.taken:
             return True
         if self._masked:
+            asked, taken = REQ_PROD, ring.taken
+            if rounds := self.patience.begin(taken):
+                for _ in repeat(None, rounds):
+                    if ints[asked] != taken:
+                        return True
+                self.patience.missed(taken)
             if self._yielder is not None:
                 give_way, taken = self._yielder.give_way, ring.taken
                 with contextlib.suppress(OSError):
@@ -106,11 +119,15 @@ class Channel:
 
     def hand_over(self) -> None:
         """Tell Xen that the ring holds answers, and let the guest run with them."""
-        if self._yielder is not None and self._masked:
+        yielder = self._yielder
+        if yielder is not None and self._masked:
             try:
-                self._yielder.hand_over()
+                if self.patience.rounds:
+                    yielder.send()
+                else:
+                    yielder.hand_over()
             except OSError:  # refused after all; that the answers are told of twice does no harm
-                self._yielder.close()
+                yielder.close()
                 self._yielder = None
             else:
                 return

@@ -37,7 +37,7 @@ _SEND_AT = 256
 
 
 class Yielder:
-    """Hypercalls for one event channel port: `hand_over` sends and yields, `give_way` only yields."""
+    """Hypercalls for one event channel port: `send` tells Xen, `hand_over` also yields, `give_way` only yields."""
 
     def __init__(self, port: int) -> None:
         self.fd = -1
@@ -53,10 +53,13 @@ class Yielder:
         _ENTRY.pack_into(self._page, _ENTRY.size, _SCHED_OP, 0, _SCHEDOP_YIELD, 0, 0, 0, 0, 0)
         struct.pack_into("=I", self._page, _SEND_AT, port)
         # Writable ones: what is not, fcntl.ioctl finds out through an exception that it makes and drops.
+        send = bytearray(_HYPERCALL.pack(_EVENT_CHANNEL_OP, _EVTCHNOP_SEND, address + _SEND_AT, 0, 0, 0))
         both = bytearray(_HYPERCALL.pack(_MULTICALL, address, 2, 0, 0, 0))
         give_way = bytearray(_HYPERCALL.pack(_SCHED_OP, _SCHEDOP_YIELD, 0, 0, 0, 0))
         self.fd = os.open(_PRIVCMD, os.O_RDWR | os.O_CLOEXEC)
         # These run at every hit, so no Python stands between them and the system call.
+        self.send: Callable[[], object] = partial(fcntl.ioctl, self.fd, _IOCTL_HYPERCALL, send)
+        """Notify Xen of answers."""
         self.hand_over: Callable[[], object] = partial(fcntl.ioctl, self.fd, _IOCTL_HYPERCALL, both)
         """Notify Xen of answers, then give way."""
         self.give_way: Callable[[], object] = partial(fcntl.ioctl, self.fd, _IOCTL_HYPERCALL, give_way)
@@ -74,7 +77,7 @@ class Yielder:
         """Close the device; a second call does nothing."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            self.hand_over = self.give_way = _refuse  # the number of the file may soon be another file's
+            self.send = self.hand_over = self.give_way = _refuse  # the number of the file may soon be another file's
             os.close(fd)
             self._page.close()
 

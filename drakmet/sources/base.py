@@ -10,8 +10,12 @@ import msgspec
 from drakmet.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
     from drakmet.guest.kernel import Kernel
     from drakmet.guest.memory import PhysicalMemory
+    from drakmet.guest.profile import Profile
 
 
 class About(msgspec.Struct, frozen=True):
@@ -39,6 +43,27 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let the guest go."""
+
+
+def isf_profiles(files: Iterable[Path]) -> tuple[Profile, ...]:
+    """Return the kernels' profiles in ISF files; `UsageError` for a file that is none."""
+    if not (paths := tuple(files)):
+        return ()
+    from drakmet.guest.profile import Profile
+
+    return tuple(Profile.from_isf(path) for path in paths)
+
+
+def give_profiles(source: Source, profiles: Sequence[Profile]) -> None:
+    """Have a source try these before it looks for a kernel's symbols and types in the guest's memory.
+
+    `UsageError` for a recording, which brings its own.
+    """
+    if not profiles:
+        return
+    if not hasattr(source, "profiles"):
+        raise UsageError("a recording brings its kernel's profile: no ISF file can be given", where=source.uri)
+    source.profiles = profiles
 
 
 def open_source(uri: str) -> Source:

@@ -16,11 +16,12 @@ from drakmet.guest.profile import ProfileCache
 from drakmet.sources.base import About
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from drakmet.guest.kernel import Kernel
     from drakmet.guest.memory import PhysicalMemory
+    from drakmet.guest.profile import Profile
 
 _U64 = struct.Struct("<Q")
 _MOST_AT_ONCE: Final = 1 << 20
@@ -83,6 +84,7 @@ class VmiSource:
         self.moves = not is_file
         self.memory: PhysicalMemory = VmiMemory(self._vmi, self._error)
         self.about = About(host=socket.gethostname(), guest=Path(name).name)
+        self.profiles: Sequence[Profile] = ()
         self.paused = None if is_file else self._paused
 
     @contextlib.contextmanager
@@ -98,7 +100,7 @@ class VmiSource:
 
     def kernel(self, memory: PhysicalMemory | None = None) -> Kernel:
         """Return the guest's kernel, found by drakmet itself: LibVMI needs no configuration."""
-        found = kernels.find(self.memory, cache=ProfileCache())
+        found = kernels.find(self.memory, profiles=self.profiles, cache=ProfileCache())
         if memory is None:
             return found
         return kernels.Kernel(found.profile, memory, found.base, found.slide, found.levels)

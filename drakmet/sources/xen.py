@@ -25,6 +25,7 @@ from drakmet.pyxen import (
 from drakmet.pyxen.claim import Claim
 from drakmet.pyxen.control import HVM_PARAM_ALTP2M
 from drakmet.pyxen.failures import NO_ALTP2M
+from drakmet.pyxen.patience import POLL
 from drakmet.pyxen.recovery import Journal, abandoned, recover
 from drakmet.pyxen.session import ExtraFrames
 from drakmet.sources.base import About
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from drakmet.guest.kernel import Kernel
     from drakmet.guest.memory import PhysicalMemory
+    from drakmet.guest.profile import Profile
     from drakmet.pyxen import DomainInfo
 
 _SPARE_FRAMES = 1024
@@ -50,6 +52,10 @@ class XenSource:
         self._close = contextlib.ExitStack()
         self._memory: GuestMemory | None = None
         self.guardian: Guardian | None = None
+        self.profiles: Sequence[Profile] = ()
+        """Tried before the kernel's symbols and types are looked for in its memory."""
+        self.poll = POLL
+        """For how many seconds the loop may look for the next event before it gives the CPU away, see `Patience`."""
         self._claim: Claim | None = None
         self._journal: Journal | None = None
         try:
@@ -100,7 +106,7 @@ class XenSource:
 
     def kernel(self, memory: PhysicalMemory | None = None) -> Kernel:
         """Return the guest's kernel; the first time for a kernel this takes a second, after that it is in the cache."""
-        found = kernels.find(self.memory, cache=ProfileCache())
+        found = kernels.find(self.memory, profiles=self.profiles, cache=ProfileCache())
         if memory is None:
             return found
         return kernels.Kernel(found.profile, memory, found.base, found.slide, found.levels)
@@ -178,7 +184,8 @@ class XenSource:
 
     def channel(self, port: int) -> Channel:
         """Return the event channel to the ring's ``port``."""
-        return Channel(self.domid, port)
+        # On a host's only CPU the guest could not run meanwhile.
+        return Channel(self.domid, port, poll=self.poll if self.control.host().cpus > 1 else 0)
 
     def map(self, gfns: Sequence[int]) -> ForeignMap:
         """Return frames of the guest, mapped for writing."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Looks into a running Bochs, from outside, at what its CPU executes: samples of whose code it is.
+"""Looks into a running Bochs, from outside, at what its CPUs execute: samples of whose code it is, and how much.
 
 Bochs tells its own symbols; where a register lies in its CPU's structure was found in Debian's Bochs 3.0 for amd64
 and is checked by what stands there. Samples come at even distances of the emulator's time, in which code that is dear
@@ -47,14 +47,14 @@ def owner(rip: int, cr3: int, guest_memory: int) -> str:
 
 
 class Emulator:
-    """A running Bochs, by its process id."""
+    """A running Bochs, by its process id and how many CPUs it has."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, cpus: int = 1) -> None:
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
         try:
             start, program = _program(pid)
-            pointer = self._word(start + _symbol(program, "bx_cpu_array"))
-            self._cpu = self._word(pointer)
+            array = self._word(start + _symbol(program, "bx_cpu_array"))
+            self._cpus = [self._word(array + _WORD.size * number) for number in range(cpus)]
             self._check()
         except BaseException:
             os.close(self._memory)
@@ -71,14 +71,18 @@ class Emulator:
     def _word(self, address: int) -> int:
         return int(_WORD.unpack(os.pread(self._memory, _WORD.size, address))[0])
 
-    def _state(self) -> tuple[int, int, int]:
-        rip, executed, cr3 = _STATE.unpack(os.pread(self._memory, _STATE.size, self._cpu + _RIP))
+    def _state(self, cpu: int) -> tuple[int, int, int]:
+        rip, executed, cr3 = _STATE.unpack(os.pread(self._memory, _STATE.size, cpu + _RIP))
         return rip, executed, cr3
+
+    def executed(self) -> list[int]:
+        """Return how many instructions each CPU has executed since it was started."""
+        return [self._state(cpu)[1] for cpu in self._cpus]
 
     def _check(self) -> None:
         seen = set()
         for _ in range(_CHECKED):
-            seen.add(self._state()[0])
+            seen.add(self._state(self._cpus[0])[0])
             time.sleep(0.0005)
         if not any(rip in _XEN for rip in seen) or any(_HALF <= rip < (1 << 64) - _HALF for rip in seen):
             raise LabError("this Bochs keeps its registers elsewhere", hint="the profile needs Debian's Bochs 3.0")
@@ -88,9 +92,10 @@ class Emulator:
         found: Counter[str] = Counter()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            rip, before, cr3 = self._state()
-            _, after, _ = self._state()
-            found[owner(rip, cr3, guest_memory)] += max(after - before, 0)
+            for cpu in self._cpus:
+                rip, before, cr3 = self._state(cpu)
+                _, after, _ = self._state(cpu)
+                found[owner(rip, cr3, guest_memory)] += max(after - before, 0)
             time.sleep(0.0003)
         return found
 

@@ -111,9 +111,11 @@ def measure(source: Any, way: str, directory: Path) -> dict[str, Any]:
         }
 
 
-def main(guest: str, way: str) -> None:
-    """Watch ``guest`` in one way."""
+def main(guest: str, way: str, poll: str | None = None) -> None:
+    """Watch ``guest`` in one way, with so many microseconds to look for the next event."""
     source = open_source(f"xen:{guest}")
+    if poll is not None:
+        source.poll = float(poll) / 1e6  # type: ignore[attr-defined]  # a running domain has it
     try:
         with tempfile.TemporaryDirectory() as directory:
             print(json.dumps(measure(source, way, Path(directory))), flush=True)

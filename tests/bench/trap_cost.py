@@ -77,7 +77,7 @@ class Row:
     drakvuf: int | None = None
     drakvuf_way: str | None = None
     profile: dict[str, int] = field(default_factory=dict)
-    """Instructions an open by whose code they are, the open's own and its close's included."""
+    """Instructions an open by whose code they are, the open's own and its close's included, of all CPUs together."""
 
 
 def rounds(printed: str) -> list[tuple[int, int]]:
@@ -115,10 +115,11 @@ def table(rows: list[Row]) -> str:
 class Bench:
     """A host, its guest, and the rounds in it."""
 
-    def __init__(self, host: str, guest: str, opens: int, count: int) -> None:
+    def __init__(self, host: str, guest: str, opens: int, count: int, poll: int | None = None) -> None:
         found = find_host(find_places(), host)
         self.host, self.guest, self.opens, self.count = found.name, guest, opens, count
         self._emulator, self._memory = found.pid, found.choice.guest_memory << 20
+        self.cpus, self.poll = found.choice.host_cpus, poll
 
     def _lab(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "drakmet", "lab", *words]
@@ -139,44 +140,49 @@ class Bench:
             put = "cat > /root/opens && chmod +x /root/opens"
             self._run("guest", "--host", self.host, "-i", self.guest, "--", "sh", "-c", put, given=program.read_bytes())
 
-    def load(self) -> tuple[list[tuple[int, int]], Counter[str]]:
-        """Have the rounds run; return them, and samples of what ran."""
+    def load(self) -> tuple[list[tuple[int, int]], Counter[str], int]:
+        """Have the rounds run; return them, samples of what ran, and how many instructions all CPUs executed."""
         samples: Counter[str] = Counter()
         words = ("guest", "--host", self.host, self.guest, "--", "/root/opens", str(self.opens), str(self.count))
         told: list[str] = []
         runner = threading.Thread(target=lambda: told.append(self._run(*words)))
-        with Emulator(self._emulator) as emulator:
+        with Emulator(self._emulator, self.cpus) as emulator:
+            before = sum(emulator.executed())
             runner.start()
             while runner.is_alive():
                 samples += emulator.sample(0.5, self._memory)
             runner.join()
-        return rounds("".join(told)), samples
+            executed = sum(emulator.executed()) - before
+        return rounds("".join(told)), samples, executed
 
-    def watched(self, way: str) -> tuple[list[tuple[int, int]], Counter[str], dict[str, int]]:
+    def watched(self, way: str) -> tuple[list[tuple[int, int]], Counter[str], int, dict[str, int]]:
         """Have the rounds run while the guest is watched in this way."""
         words = self._lab("exec", "-i", self.host, "--", "python3", "/root/inside.py", self.guest, way)
+        words += [] if self.poll is None else [str(self.poll)]
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watch:
             assert watch.stdin is not None
             assert watch.stdout is not None
             if watch.stdout.readline().strip() != "ready":
                 raise LabError(f"the guest cannot be watched ({way})", where=self.host)
-            told, samples = self.load()
+            told, samples, executed = self.load()
             watch.stdin.close()
-            return told, samples, json.loads(watch.stdout.read())
+            return told, samples, executed, json.loads(watch.stdout.read())
 
     def run(self, ways: list[str]) -> list[Row]:
         """Measure each way and return the table's rows."""
         self.prepare()
-        base, samples = self.load()
+        base, _, _ = self.load()
         alone = an_open(base)
         rows = [Row("unwatched", WAYS["unwatched"], round(alone), self.opens * len(base))]
         for way in ways:
             print(f"{way} ...", file=sys.stderr, flush=True)
-            told, samples, counted = self.watched(way)
+            told, samples, executed, counted = self.watched(way)
             cost = an_open(told)
             theirs, how = DRAKVUF.get(way, (None, None))
             row = Row(way, WAYS[way], round(cost - alone), self.opens * len(told), drakvuf=theirs, drakvuf_way=how)
-            row.hits, row.records, row.profile = counted["hits"], counted["records"], shares(samples, cost)
+            row.hits, row.records = counted["hits"], counted["records"]
+            # On one CPU all that time was spent executing; on several, work overlaps, and who waits executes nothing.
+            row.profile = shares(samples, cost if self.cpus == 1 else executed / row.opens)
             rows.append(row)
         return rows
 
@@ -188,11 +194,12 @@ def main() -> None:
     parser.add_argument("--guest", default="web1")
     parser.add_argument("--opens", type=int, default=2000, help="opens in a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--poll", type=int, help="microseconds to look for the next event (drakmet watch --poll)")
     parser.add_argument("--way", action="append", choices=[way for way in WAYS if way != "unwatched"])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     try:
-        rows = Bench(given.host, given.guest, given.opens, given.rounds).run(given.way or [*WAYS][1:])
+        rows = Bench(given.host, given.guest, given.opens, given.rounds, given.poll).run(given.way or [*WAYS][1:])
     except DrakmetError as error:
         sys.exit(f"trap_cost: {error}")
     print(json.dumps([asdict(row) for row in rows], indent=2) if given.json else table(rows))

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import lzma
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from guest.images import image
@@ -19,11 +22,15 @@ from drakmet.cli.scan import scan
 from drakmet.errors import UsageError, XenError
 from drakmet.records import Finding
 from drakmet.rules import State
+from drakmet.scan import SCAN_RECORDS
+from drakmet.scan import scan as scan_of
+from drakmet.sources import open_source
 
 if TYPE_CHECKING:
     from click.testing import Result
 
 DATA = Path(__file__).parent.parent / "data"
+TABLES = sorted({record.table for record in SCAN_RECORDS})
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +124,39 @@ def test_an_image_that_is_cut_short_gives_what_it_has_and_says_so(tmp_path: Path
     result = run(f"image:{path}", "--db", tmp_path / "a.db", "--no-rules")
     assert result.exit_code in (3, 4)
     assert "cut short" in result.stdout
+
+
+def test_a_kernel_without_types_is_read_with_an_isf_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, core: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no profile is known yet
+    guest = image("6.1").kernel
+    start, stop = (guest.gpa(guest.address(f"__{end}_BTF")) for end in ("start", "stop"))
+    pages = image("6.1").memory.pages
+    without = {gfn: page for gfn, page in pages.items() if not start <= gfn << 12 <= stop - 4096}
+    without.setdefault(guest.base >> 12, bytes(4096))  # the fixture lacks the first page of the kernel's code
+    bare = tmp_path / "bare.core"
+    bare.write_bytes(elf_core(without))
+    result = run(f"image:{bare}", "--db", tmp_path / "a.db", "--no-rules")
+    assert result.exit_code == 4
+    assert "--isf FILE" in result.output
+
+    with closing(open_source(f"image:{core}")) as source:  # what a scan asks of the profile, as a file
+        kernel = source.kernel()
+        scan_of(source, [], [], kernel=kernel)
+    isf = tmp_path / "kernel.json.xz"
+    isf.write_bytes(lzma.compress(msgspec.json.encode(kernel.profile.subset())))
+    shutil.rmtree(tmp_path / "cache")
+    other = DATA / "profile-5.10.0-32-amd64.json.gz"
+    result = run(f"image:{bare}", "--db", tmp_path / "d.db", "--no-rules", "--isf", other)
+    assert result.exit_code == 4  # it is another kernel's
+    result = run(f"image:{bare}", "--db", tmp_path / "b.db", "--no-rules", "--isf", isf)
+    assert result.exit_code == 0, result.output
+    run(f"image:{core}", "--db", tmp_path / "c.db", "--no-rules")
+    told = [[rows(tmp_path / f"{which}.db", f"SELECT count(*) FROM {table}") for table in TABLES] for which in "bc"]  # noqa: S608
+    assert told[0] == told[1]
+    assert sum(count for ((count,),) in told[0]) > 100
+    assert isinstance(run(f"image:{bare}", "--db", tmp_path / "e.db", "--isf", bare).exception, UsageError)
 
 
 def test_bad_arguments(tmp_path: Path) -> None:

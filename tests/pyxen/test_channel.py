@@ -36,6 +36,9 @@ class Device:
         self.done.append("send and yield")
         self.on_yield()
 
+    def send(self) -> None:
+        self.done.append("send")
+
     def give_way(self) -> None:
         self.done.append("yield")
         self.on_yield()
@@ -101,6 +104,32 @@ def test_while_events_come_it_never_sleeps_nor_unmasks(device: Device) -> None:
             ring.take()
         assert device.done[1:] == ["send and yield"] * 3
         assert device.unmasked() == 0
+
+
+def test_where_the_guest_has_its_own_cpu_it_looks_again_and_yields_nothing(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = empty_ring()
+    with Channel(1, 7, yields=1, poll=1e-3) as channel:
+        device.far.send(PORT)
+        assert not channel.wait_for(ring, 1)
+
+        def late(_: object, rounds: int) -> Iterator[None]:
+            for number in range(rounds):
+                if number == 5:
+                    put(ring)
+                yield
+
+        monkeypatch.setattr(evtchn, "repeat", late)
+        for _ in range(3):
+            channel.hand_over()
+            assert channel.wait_for(ring, 0)
+            ring.take()
+        assert device.done == ["send"] * 3
+        monkeypatch.undo()
+        assert not channel.wait_for(ring, 0.001)  # nothing any more: looked, yielded, unmasked, slept
+        assert device.done[3:] == ["yield"]
+        assert device.unmasked() == 1
 
 
 def test_when_none_comes_it_yields_a_few_times_then_unmasks_and_sleeps(device: Device) -> None:

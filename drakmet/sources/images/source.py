@@ -17,10 +17,11 @@ from drakmet.sources.images import elf, lime, xensave
 from drakmet.sources.images.layout import MAX_ADDRESS, File, Layout, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from drakmet.guest.kernel import Kernel
     from drakmet.guest.memory import PhysicalMemory
+    from drakmet.guest.profile import Profile
 
 _FORMATS: Final[tuple[tuple[bytes, Callable[[File], Layout]], ...]] = (
     (elf.MAGIC, elf.layout),
@@ -60,14 +61,15 @@ class ImageSource:
         self.format = layout.format
         self.problems = layout.problems
         self.about = About(host=os.uname().nodename, guest=path.name)
+        self.profiles: Sequence[Profile] = ()
         self._path = path
 
     def kernel(self, memory: PhysicalMemory | None = None) -> Kernel:
         """Return the guest's kernel; `GuestError` says what else the image may be of."""
         try:
-            found = kernels.find(self.memory, cache=ProfileCache())
+            found = kernels.find(self.memory, profiles=self.profiles, cache=ProfileCache())
             if self.format == "raw" and self._has_hole(found):
-                found = kernels.find(self.memory, cache=ProfileCache())
+                found = kernels.find(self.memory, profiles=self.profiles, cache=ProfileCache())
         except GuestError as error:
             from drakmet.guest import unknown
 
