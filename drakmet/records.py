@@ -156,6 +156,8 @@ class CoverageKind(enum.StrEnum):
     """What was read changed while it was read, or what was trapped changed or moved without an event."""
     RING_FULL = "ring full"
     """It was armed, but vCPUs had to wait until there was room for their events; none of these is lost."""
+    PAUSED = "guest paused"
+    """The guest was stopped by the watch, to change what it runs in; nothing can have happened in it meanwhile."""
     CLOCK_SET = "clock set"
     """It was armed, but the host's clock was set: times before and after cannot be compared. No hit is lost by it."""
     UNVERIFIABLE = "unverifiable"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from drakmet.records import Coverage, CoverageKind
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str]
 """Plugin and trap."""
+PAUSES: Final = ("monitor", "pause")
+"""Under which the guest's pauses are told of: they are no trap's."""
 
 
 class CoverageBook:
@@ -47,6 +49,12 @@ class CoverageBook:
         self.gaps += 1
         begin, end = min(span), max(span)  # the host's clock may have been set back in between
         self._put(self._row(key, tables, begin, kind, reason, end=end, missed=missed))
+
+    def paused(self, spans: Iterable[tuple[int, int]]) -> None:
+        """The guest was stopped by us; no table misses anything by it, so it counts as no trap's gap."""
+        for begin, end in spans:
+            reason = f"the guest was stopped by this watch for {(end - begin) / 1e6:.1f} ms: nothing happened in it"
+            self._put(self._row(PAUSES, (), begin, CoverageKind.PAUSED, reason, end=end, missed=0))
 
     def clock_set(self, expected: int, now: int) -> None:
         """The host's clock, which should have said ``expected``, says ``now``: intervals end in the old, begin anew."""

@@ -27,7 +27,7 @@ from drakmet.pyxen import HOST_VIEW, Access
 from drakmet.pyxen.layout import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from drakmet.guardian.handle import Guardian
     from drakmet.guest.linux import LinuxGuest
@@ -94,6 +94,8 @@ class Engine:
         self.places: dict[int, Place] = {}
         self.paused_attach: int | None = None
         self.paused_detach: int | None = None
+        self.pauses: list[tuple[int, int]] = []
+        """When the guest was stopped by us, from and to in ns since 1970; whoever has told of them empties it."""
         self.events: dict[str, int] = {}
         self.batch: Callable[[], int] = lambda: 0
         self.channel: Channel | None = None
@@ -183,7 +185,7 @@ class Engine:
         )
         undo.add("guest in the view", lambda: self._leave_view(monitor))
         begun = time.monotonic_ns()
-        with control.paused(domid):
+        with self._paused():
             monitor.software_breakpoint()
             monitor.singlestep()
             self._on_changed(shadows.refresh_all())
@@ -219,6 +221,16 @@ class Engine:
         """Return what execute traps did not see since this was asked before."""
         return [] if self._check is None else self._check.gaps(time.time_ns(), ending=ending)
 
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Stop the guest for the time of the ``with`` block, and note when that was."""
+        begun, wall = time.monotonic_ns(), time.time_ns()
+        try:
+            with self._control.paused(self._domid):
+                yield
+        finally:
+            self.pauses.append((wall, wall + time.monotonic_ns() - begun))
+
     def _make_frames(self, count: int) -> tuple[ForeignMap, list[int]]:
         """Give the guest ``count`` frames past its last, mapped for us."""
         control, domid = self._control, self._domid
@@ -247,7 +259,7 @@ class Engine:
         It is the last step that was added, so that what else goes while the guest is stopped is taken back from here.
         """
         begun = time.monotonic_ns()
-        with self._control.paused(self._domid):
+        with self._paused():
             try:
                 self._drain()
                 monitor.events_off()
@@ -340,7 +352,7 @@ class Engine:
             self._shadows.arm(gpa)
             return
         # Between the new frame and its rights other vCPUs could read the breakpoints.
-        with self._control.paused(self._domid):
+        with self._paused():
             self._shadows.arm(gpa)
 
     def _disarm(self, gpa: int) -> None:

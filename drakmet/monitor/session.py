@@ -268,6 +268,7 @@ class Monitor:
                 self._book.clock_set(*jump)
             if next(ticks) % _LOOK == 0:
                 self._look(driver)
+            self._tell_of_pauses(driver)
             self.flush()
             return on_tick is None or on_tick(self.statistics) is not False
 
@@ -277,6 +278,12 @@ class Monitor:
             self.outcome = error.what if isinstance(error, DrakmetError) else type(error).__name__
             raise
         return self.outcome
+
+    def _tell_of_pauses(self, driver: Driver) -> None:
+        engine = getattr(driver, "engine", None)
+        if engine is not None and self._book is not None and engine.pauses:
+            self._book.paused(engine.pauses)
+            engine.pauses.clear()
 
     def _look(self, driver: Driver) -> None:
         if self._unnoticed is not None:
@@ -311,6 +318,7 @@ class Monitor:
             if self._hits is not None:
                 self._hits.abandon(now)
             if self._book is not None:
+                self._tell_of_pauses(driver)
                 self._tell_of_the_end(driver, now)
                 self._book.close_all(now)
             self._frozen = self._count(driver)

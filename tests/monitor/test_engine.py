@@ -230,3 +230,12 @@ def test_where_calls_return_to_is_armed_while_the_guest_is_stopped() -> None:
     if len(rig.domain.views[1]) > before:
         assert rig.domain.log.count("pause") == 2
     assert rig.domain.pauses == 0
+
+
+def test_each_time_that_we_stop_the_guest_is_noted() -> None:
+    rig = Rig().attach()
+    assert len(rig.engine.pauses) == 1
+    assert rig.engine.detach() == []
+    assert len(rig.engine.pauses) == 2
+    assert all(begin <= end for begin, end in rig.engine.pauses)
+    assert rig.engine.pauses[0][1] <= rig.engine.pauses[1][0]

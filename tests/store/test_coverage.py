@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from drakmet.cli import cli
 from drakmet.errors import StoreError
-from drakmet.records import Coverage, CoverageKind
+from drakmet.monitor.coverage import CoverageBook
+from drakmet.records import Coverage, CoverageKind, Record
 from drakmet.store import Writer
 from drakmet.store.coverage import COMPLETE, rests_on, summarise
 
@@ -118,3 +119,22 @@ def test_an_older_file_is_told_of(file: Path) -> None:
     result = CliRunner().invoke(cli, ["coverage", str(file)], standalone_mode=False)
     assert isinstance(result.exception, StoreError)
     assert "tells nothing of coverage" in str(result.exception)
+
+
+def test_that_the_guest_was_stopped_is_told_and_makes_no_table_incomplete() -> None:
+    kept: list[Coverage] = []
+
+    def put(row: Record) -> None:
+        assert isinstance(row, Coverage)
+        kept.append(row)
+
+    book = CoverageBook(1, put)
+    book.armed(("file", "open"), ["file_open"], 10)
+    book.paused([(10, 5_000_010)])
+    book.close_all(20_000_000)
+    (pause,) = [row for row in kept if row.kind == CoverageKind.PAUSED]
+    assert (pause.begin, pause.end, pause.missed, pause.tables) == (10, 5_000_010, 0, [])
+    assert pause.gap is not None
+    assert "5.0 ms" in pause.gap
+    assert book.gaps == 0
+    assert rests_on(kept, ["file_open"], 0) == COMPLETE
