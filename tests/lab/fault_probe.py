@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs in dom0: kills monitors of one guest again and again, and tells what each death left behind.
 
-    python3 fault_probe.py GUEST SEED KILLS [exec]
+    python3 fault_probe.py GUEST SEED KILLS [exec|pages]
 
 Every second death is at a random instant, the others are between two chosen steps of attach, arm, answer and detach.
 The guardian is the real one in a process of its own; with ``exec`` it is started as in production, without it forked
-off a small process that has imported it already, which saves two seconds each. Prints one line of JSON for each death.
+off a small process that has imported it already, which saves two seconds each; with ``pages`` execute traps are armed
+as well. Prints one line of JSON for each death.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Traps:
 
     def __init__(self, plugin: Any) -> None:
         self.name, self.traps, self.collectors, self.sinks = plugin.name, plugin.traps, (), ()
+        self.execute_traps = plugin.execute_traps
 
 
 class Nothing:
@@ -257,11 +259,12 @@ class Guest:
 class Campaign:
     """Deaths, one after the other."""
 
-    def __init__(self, guest: str, seed: int) -> None:
+    def __init__(self, guest: str, seed: int, *, pages: bool) -> None:
         self.chance = random.Random(seed)  # noqa: S311  # it is to be repeatable
         self.source = XenSource(guest)
         self.known = self.source.kernel()
-        plugins = [Traps(plugin) for plugin in load_plugins().plugins]
+        loaded = load_plugins()
+        plugins = [Traps(plugin) for plugin in (loaded if pages else loaded.without_execute_traps()).plugins]
         self.watch = Monitor(self.source, plugins, [Nothing()], guarded=False)
         self.traps = len(self.watch.prepare().traps)
         self.guest = Guest(self.source, self.known)
@@ -322,7 +325,7 @@ def main(guest: str, seed: str = "1", kills: str = "1", how: str = "fork") -> No
         assert forker.stdout is not None
         forker.stdout.readline()
         handle.start = lambda _guest, inherited: Forked(inherited)  # type: ignore[assignment, return-value]
-    campaign = Campaign(guest, int(seed))
+    campaign = Campaign(guest, int(seed), pages=how == "pages")
     campaign.one(0, None, "none")  # the first takes longer: much is read from disk then
     whole = campaign.one(0, None, "none")
     window = whole["lived"] - 0.1
