@@ -4,14 +4,17 @@
     python tests/make_kernel_text.py boot NAME.raw --root DIR [--cpu CPU] [--smp N] [--append 'traced ...']
     python tests/make_kernel_text.py check NAME.raw --kernel FILE.deb
     python tests/make_kernel_text.py sample VERSION NAME.raw --kernel FILE.deb
+    python tests/make_kernel_text.py views NAME.raw
 
 ``boot`` needs qemu-system-x86_64, cpio and gcc with a static libc; DIR is what a linux-image package unpacks to. It
-loads modules and, with "traced", lets ftrace and kprobes work. ``check`` ends with 1 if a byte is unexplained.
+loads modules and, with "traced", lets ftrace and kprobes work, with "poked" writes into a child's code. ``check`` ends
+with 1 if a byte is unexplained.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import shutil
@@ -36,11 +39,14 @@ from drakmet.guest.kerneltext.compare import compare
 from drakmet.guest.kerneltext.guest import GuestText
 from drakmet.guest.kerneltext.image import Image, Span
 from drakmet.guest.kerneltext.tables import Tables
+from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import ImageMemory, RecordingMemory, SparseMemory
 from drakmet.guest.modules import Modules
 from drakmet.guest.profile import Profile
 from drakmet.lab.kernels import Kernel, module_files
+from drakmet.scan.codeviews import CodeViews
 from drakmet.scan.kernelfiles import KernelFiles
+from drakmet.scan.session import Reading
 
 MODULES = [
     *("fuse", "cuse", "tun", "dummy", "crc7", "ext4", "loop", "dm_mod", "nf_tables", "nft_ct", "sctp", "aesni_intel"),
@@ -228,6 +234,29 @@ def write(version: str, whole: Compared, pages: list[int], tables: Tables) -> No
     print(f"    {target.stat().st_size} + {len(packed)} bytes")
 
 
+def views(path: Path) -> None:
+    """Keep the pages that comparing processes' code with the page cache reads, of a guest booted with "poked"."""
+    memory = RecordingMemory(ImageMemory(path))
+    found = kernel.find(ImageMemory(path))
+    target = Path(tempfile.gettempdir()) / f"views-{found.build_id}.profile"
+    found.profile.save(target)
+    fresh = Profile.load(target)
+    placed = kernel.Kernel(fresh, memory, found.base, found.slide, found.levels)
+    for name in ("task_struct", "mm_struct", "vm_area_struct", "file", "inode", "dentry", "page", "signal_struct"):
+        # All of it: what else is asked of these some day is to be there.
+        for member in fresh.types.members(fresh.types.struct(name)):
+            with contextlib.suppress(GuestError):
+                fresh.types.offset(name, member)
+    print(list(CodeViews(memory, moves=False)(Reading(LinuxGuest(placed), 1, 1, 1))))
+    data = text_sample.DATA / "views-6.12.pages"
+    SparseMemory(memory.touched, memory.size).save(data)
+    data.chmod(0o644)
+    body = {"profile": fresh.subset(), "place": [found.base, found.slide, found.levels]}
+    packed = gzip.compress(json.dumps(body, separators=(",", ":")).encode(), 9, mtime=0)
+    (text_sample.DATA / "views-6.12.json.gz").write_bytes(packed)
+    print(len(memory.touched), "pages", data.stat().st_size, "+", len(packed), "bytes")
+
+
 class Asked(text_sample.SampleImage):
     """Part of an image that keeps which functions of the whole were asked for."""
 
@@ -272,7 +301,7 @@ def undefined(data: bytes) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["boot", "check", "sample"])
+    parser.add_argument("what", choices=["boot", "check", "sample", "views"])
     parser.add_argument("names", nargs="+")
     parser.add_argument("--kernel", type=Path)
     parser.add_argument("--root", type=Path)
@@ -284,6 +313,8 @@ def main() -> int:
         boot(Path(options.names[0]), options.root, options.cpu, options.smp, options.append)
     elif options.what == "sample":
         sample(options.names[0], Path(options.names[1]), options.kernel)
+    elif options.what == "views":
+        views(Path(options.names[0]))
     else:
         return 1 if sum(check(Path(name), options.kernel) for name in options.names) else 0
     return 0

@@ -19,6 +19,7 @@ from drakmet.naming.records import Application
 from drakmet.records import Coverage, CoverageKind
 from drakmet.scan import SCAN_RECORDS, Scanned, scan
 from drakmet.scan.applications import Applications
+from drakmet.scan.codeviews import CodeViews
 from drakmet.scan.kernelfiles import KernelFiles
 from drakmet.scan.kerneltext import KernelTexts
 from drakmet.sources import give_profiles, isf_profiles
@@ -246,7 +247,7 @@ def _more(
     known: tuple[Identities | None, KernelFiles | None, Listed | None], memory: PhysicalMemory, *, moves: bool
 ) -> list[Collector]:
     identities, files, listed = known
-    more: list[Collector] = []
+    more: list[Collector] = [CodeViews(memory, moves=moves)]
     if identities is not None or listed is not None:
         more.append(Applications(identities, memory, moves=moves, listed=listed))
     if files is not None:

@@ -168,6 +168,24 @@ class ListedCode(EventRecord):
     ] = None
 
 
+class CodeInTwoForms(EventRecord):
+    """A page of code of a process that is not what the page cache has of the same file and page."""
+
+    path: Annotated[str | None, "the file"] = None
+    number: Annotated[int | None, "number of the page in the file"] = None
+    address: Annotated[Address | None, "address in the process of the first byte that differs"] = None
+    length: Annotated[int | None, "bytes that differ"] = None
+    cached: Annotated[str | None, "bytes from the first on as the page cache has them, in hex"] = None
+    executed: Annotated[str | None, "bytes from the first on as the process executes them, in hex"] = None
+
+
+class UncoveredCode(EventRecord):
+    """Memory that a process can execute by its page tables, and that no executable region of it covers."""
+
+    address: Annotated[Address | None, "where it begins in the process"] = None
+    size: Annotated[int | None, "bytes of it"] = None
+
+
 class HiddenObject(EventRecord):
     """Something that one of the kernel's own books has and another has not: a sign of hiding, or of damage."""
 
@@ -181,6 +199,6 @@ class HiddenObject(EventRecord):
 
 SCAN_RECORDS: tuple[type[Record], ...] = (
     GuestState, OpenFile, OpenSocket, KernelModule, MountPoint, MappedFile, Application, KernelImage, KernelText,
-    UnownedCode, HiddenObject, ListedCode, *HOLE_RECORDS,
+    UnownedCode, CodeInTwoForms, UncoveredCode, HiddenObject, ListedCode, *HOLE_RECORDS,
 )  # fmt: skip
 """The tables that a scan fills, beside those of plugins' collectors."""

@@ -8,8 +8,10 @@
 #include <string.h>
 #include <sys/io.h>
 #include <sys/mount.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void put(const char *s) { while (*s) outb(*s++, 0xe9); }
@@ -60,6 +62,17 @@ int main(void) {
         SET("kprobe_events", "p:inside do_sys_openat2+20\n");
         SET("kprobe_events", "r:at_return vfs_read\n");
         SET("events/kprobes/enable", "1\n");
+    }
+    if (strstr(command, "poked")) {  // a child whose code another process writes to: its page gets a form of its own
+        int child = fork();
+        if (!child)
+            for (;;) pause();
+        ptrace(PTRACE_ATTACH, child, 0, 0);
+        waitpid(child, NULL, 0);
+        long word = ptrace(PTRACE_PEEKTEXT, child, (void *)by_name, 0);
+        long done = ptrace(PTRACE_POKETEXT, child, (void *)by_name, (void *)((word & ~0xffL) | 0xcc));
+        ptrace(PTRACE_DETACH, child, 0, 0);
+        say("poked", "child", done ? -1 : child);
     }
     say("ready", "", 0);
     for (;;) {
