@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from hypothesis import given
+from hypothesis import strategies as st
 from identity.tiny import package, program
 
+from drakmet.errors import UsageError
 from drakmet.identity import Identities, Verdict, code
+from drakmet.identity.dpkg import Dpkg
 from drakmet.identity.filling import Filled, Filler
 
 if TYPE_CHECKING:
@@ -171,6 +176,28 @@ def test_a_broken_program_in_a_package_is_told_and_the_others_are_kept(tmp_path:
     assert (filled.added, filled.failed, filled.broken, filled.pages) == (1, 0, 1, 1)
     assert "/lib/broken" in filled.problems[0]
     assert versions(tmp_path / "pages.db", program(b"fine")) == {("tool", "1")}
+
+
+@given(st.binary(max_size=400), st.integers(0, 300))
+def test_a_damaged_dpkg_database_is_refused_or_read_and_nothing_worse(noise: bytes, at: int) -> None:
+    class Tree:
+        files = {  # noqa: RUF012
+            "/var/lib/dpkg/status": STATUS.format(version="1").encode(),
+            "/var/lib/dpkg/info/tool.md5sums": b"0123  usr/bin/tool\n",
+            "/var/lib/dpkg/diversions": b"/bin/a\n/bin/b\nother\n",
+        }
+
+        def has(self, path: str) -> bool:
+            return path in self.files
+
+        def read(self, path: str, most: int = 0) -> bytes:
+            whole = self.files[path]
+            return whole[:at] + noise + whole[at + len(noise) :]
+
+    with contextlib.suppress(UsageError):
+        found = Dpkg.of(Tree())  # type: ignore[arg-type]
+        assert found is not None
+        found.owner("/usr/bin/tool", "0123")
 
 
 def test_links_out_of_a_root_are_not_followed(tmp_path: Path) -> None:
