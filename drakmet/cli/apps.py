@@ -30,7 +30,7 @@ _COLUMNS = (
 # One line for what was named the same everywhere; the pages are those of the process that had most of them in memory.
 _QUERY = """
 SELECT guest.name AS guest, coalesce(a.path, '(memory without a file)') AS application, a.package, a.version,
-       a.candidates, a.verdict, max(a.pages) AS pages, a.known, a.why, count(DISTINCT a.process) AS processes,
+       a.candidates, a.verdict, max(a.pages) AS pages, a.known, a.why, {processes} AS processes,
        min({first}) AS first, max(a.time) AS last
 FROM (SELECT * FROM application WHERE {last}) AS a
 JOIN session ON session.id = a.session JOIN guest ON guest.id = session.guest
@@ -38,7 +38,14 @@ GROUP BY guest.id, a.path, a.verdict, a.package, a.version, a.candidates
 ORDER BY guest.name, CASE a.verdict WHEN 'modified' THEN 0 WHEN 'unknown' THEN 1 WHEN 'verified' THEN 3 ELSE 2 END,
          a.package, a.path
 """
-_ONCE = {"first": "a.time", "last": "TRUE"}  # of a file that was written before watches named applications
+_ONCE = {"first": "a.time", "last": "TRUE", "processes": "count(DISTINCT a.process)"}
+"""For a file that was written before watches named applications."""
+# Of pages that processes share a watch sees the first one only that runs them: how many do is not known.
+_SEVERAL = {
+    "first": "coalesce(a.first, a.time)",
+    "last": LAST,
+    "processes": "CASE WHEN max(a.subject) IS NULL THEN count(DISTINCT a.process) END",
+}
 
 
 @click.command(short_help="Show which applications run, in which versions.")
@@ -105,7 +112,7 @@ def _show(file: Path, output: Format) -> None:
     try:
         connection.row_factory = sqlite3.Row
         has = {name for _, name, *_ in connection.execute("PRAGMA table_info(application)")}
-        several = {"first": "coalesce(a.first, a.time)", "last": LAST} if "subject" in has else _ONCE
+        several = _SEVERAL if "subject" in has else _ONCE
         rows = [dict(row) for row in connection.execute(_QUERY.format_map(several))]
         holes = counted(connection)
     except sqlite3.OperationalError:

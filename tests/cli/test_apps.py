@@ -70,6 +70,7 @@ def test_a_watch_is_shown_by_what_it_knew_at_last(tmp_path: Path) -> None:
     )
     (row,) = json.loads(CliRunner().invoke(apps, [file, "--json"], catch_exceptions=False).output)
     assert (row["version"], row["pages"], row["candidates"]) == ("2", 3, ["tool 2 amd64 /t"])
+    assert row["processes"] is None
     assert (row["first"], row["last"]) == ("1970-01-01 00:00:01", "1970-01-01 00:00:05")
 
 
