@@ -50,7 +50,8 @@ class Region(enum.StrEnum):
 class Origin(msgspec.Struct, frozen=True):
     """Where an executed page came from. ``page`` is its number in the file, or in the kernel's or module's image.
 
-    ``path`` is guest text, ``module`` a module's name. What could not be read is None, its name in ``unreadable``.
+    ``path`` is guest text, ``module`` a module's name; ``inode`` and ``device`` (major:minor) tell a file from one that
+    took its path. What could not be read is None, its name in ``unreadable``.
     """
 
     region: Region | None = None
@@ -59,6 +60,8 @@ class Origin(msgspec.Struct, frozen=True):
     deleted: bool | None = None
     module: str | None = None
     writable: bool | None = None
+    inode: int | None = None
+    device: str | None = None
     unreadable: tuple[str, ...] = ()
 
 

@@ -31,6 +31,8 @@ class ExecutedPage(EventRecord):
     path: Annotated[str | None, "the mapped file, from the root of the mount namespace; null if there is none"]
     page: Annotated[int | None, "the page's number in the file, or in the image of the kernel or the module"]
     deleted: Annotated[bool | None, "whether the file's name was removed; null if there is no file"]
+    inode: Annotated[int | None, "the file's inode number: another file may have taken its path"] = None
+    device: Annotated[str | None, "its file system's device, major:minor"] = None
     module: Annotated[str | None, "the kernel module's name"]
     writable: Annotated[bool | None, "whether the process may also write there"]
     times: Annotated[int, "how often this frame was told of in the watch, this time included"]
@@ -66,6 +68,8 @@ def on_execute(execution: Execution) -> ExecutedPage:
         path=origin.path if origin else None,
         page=origin.page if origin else None,
         deleted=origin.deleted if origin else None,
+        inode=origin.inode if origin else None,
+        device=origin.device if origin else None,
         module=origin.module if origin else None,
         writable=origin.writable if origin else None,
         times=execution.times,

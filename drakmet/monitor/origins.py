@@ -81,8 +81,12 @@ class Origins:
             in_heap = heap[0] <= address < heap[1]
             return Origin(Region.HEAP if in_heap else Region.ANONYMOUS, writable=writable)
         page = mapped.offset + address - mapped.start >> PAGE_SHIFT
-        path = self._guest.file(mapped.file).path
+        file = self._guest.file(mapped.file)
+        path, inode, device = file.path, file.inode, file.device
+        lost = ("inode", "device") if inode is None else ()
         if path is None:
-            return Origin(Region.FILE, page=page, writable=writable, unreadable=("path",))
+            return Origin(
+                Region.FILE, page=page, writable=writable, inode=inode, device=device, unreadable=("path", *lost)
+            )
         region = Region.MEMFD if path.kind == "memfd" and path.text.startswith(_MEMFD) else Region.FILE
-        return Origin(region, settle(path.text), page, path.deleted, writable=writable)
+        return Origin(region, settle(path.text), page, path.deleted, None, writable, inode, device, lost)

@@ -151,6 +151,7 @@ class Namer:
         """Return what a page is counted for: a key, the path to tell, and a remark."""
         session, region = page.session, page.region
         if region in _FILES:
+            # A file that was written before there were these columns has its path only.
             where = (getattr(page, "device", None), getattr(page, "inode", None))
             return (region, session, page.path, *where, page.deleted), page.path, None
         if region is not None:

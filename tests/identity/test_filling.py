@@ -9,7 +9,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from identity.tiny import package, program
 
@@ -178,6 +178,7 @@ def test_a_broken_program_in_a_package_is_told_and_the_others_are_kept(tmp_path:
     assert versions(tmp_path / "pages.db", program(b"fine")) == {("tool", "1")}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 300))
 def test_a_damaged_dpkg_database_is_refused_or_read_and_nothing_worse(noise: bytes, at: int) -> None:
     class Tree:

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from identity.tiny import build, package, program
 
@@ -78,6 +78,7 @@ def test_a_program_for_a_big_endian_machine_has_no_pages_here_and_is_no_damage()
         elf.read(bytes(data))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 200))
 def test_broken_files_are_refused_and_nothing_worse(noise: bytes, at: int) -> None:
     for whole, read in ((program(b"x"), elf.read), (package("1", b"x"), lambda data: list(deb.read(data)[1]))):

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from identity.test_filling import fill, versions
 
@@ -89,6 +89,7 @@ def test_garbage_is_refused(data: bytes) -> None:
         pe.read(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 600))
 def test_broken_files_are_refused_and_nothing_worse(noise: bytes, at: int) -> None:
     whole = program()
@@ -96,6 +97,7 @@ def test_broken_files_are_refused_and_nothing_worse(noise: bytes, at: int) -> No
         pe.read(whole[:at] + noise + whole[at + len(noise) :])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_what_begins_like_one_is_refused_and_nothing_worse(noise: bytes) -> None:
     with contextlib.suppress(UsageError):

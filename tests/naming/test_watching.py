@@ -85,7 +85,7 @@ def test_a_file_that_took_the_place_of_another_is_one_of_its_own(tmp_path: Path)
     run = Run(tmp_path)
     run.see(executed(1, b"same"), executed(2, b"1"))
     (old,) = run.see(executed(2, b"1", deleted=True))
-    (new,) = run.see(executed(2, b"2", deleted=False, path="/bin/other"))
+    (new,) = run.see(executed(2, b"2", inode=4711, device="8:1"))
     assert (old.version, new.version) == ("1", "2")
     assert len({old.subject, new.subject}) == 2
 
