@@ -59,6 +59,8 @@ rm -f /root/hold; mkfifo /root/hold
 setsid sh -c 'exec sleep 99995 > /root/hold' < /dev/null > /dev/null 2>&1 &
 """
 AT_LEAST = 60
+BEGUN = 600
+"""Wall seconds that all of them may need to begin."""
 
 
 class Build(NamedTuple):
@@ -130,14 +132,25 @@ def held(guest: Agent, commands: Iterable[str]) -> Iterator[dict[str, str]]:
     """Have programs run; yield the files they execute, by process id, as the guest says."""
     script = "".join(f"setsid {one} < /root/hold > /dev/null 2>&1 & echo $!\n" for one in commands)
     guest.run(["sh", "-c", f"({script}) > /root/held"], check=True)
-    time.sleep(5)
-    ask = 'for p in $(cat /root/held); do echo "$p $(readlink /proc/$p/exe)"; done'
-    said = guest.run(["sh", "-c", ask], check=True).stdout.decode()
-    running = {pid: exe for pid, _, exe in (line.partition(" ") for line in said.splitlines()) if exe}
     try:
-        yield running
+        yield settled(guest)
     finally:
         guest.run(["sh", "-c", "kill -9 $(cat /root/held) 2> /dev/null; true"])
+
+
+def settled(guest: Agent) -> dict[str, str]:
+    """Return the files that the held programs execute, once all have begun and those that end at once have ended."""
+    ask = 'for p in $(cat /root/held); do echo "$p $(readlink /proc/$p/exe)"; done'
+    before: dict[str, str] = {}
+    until = time.monotonic() + BEGUN
+    while True:
+        said = guest.run(["sh", "-c", ask], check=True).stdout.decode()
+        running = {pid: exe for pid, _, exe in (line.partition(" ") for line in said.splitlines()) if exe}
+        if running and running == before:
+            return running
+        assert time.monotonic() < until, running
+        before = running
+        time.sleep(5)
 
 
 def named(host: Host, folder: Path) -> dict[str, list[Named]]:
