@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -41,9 +41,15 @@ from drakmet.guest.memory import ImageMemory, RecordingMemory, SparseMemory
 from drakmet.plugins import load_plugins
 from drakmet.scan import scan
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 HERE = Path(__file__).parent
 DATA = HERE / "data"
+QEMU = ("qemu-system-x86_64",)
 MEGABYTES = 160
+PATIENCE = 300
+"""Seconds for what takes ten on a quiet machine."""
 HIT_SHIFT = 32
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
 MODULES = ("fuse", "cuse", "tun", "crc7", "dummy")
@@ -146,13 +152,13 @@ def initramfs(work: Path, modules: list[Path]) -> Path:
 class Machine:
     """A guest under QEMU."""
 
-    def __init__(self, work: Path, vmlinuz: Path, initrd: Path, cpu: str) -> None:
+    def __init__(self, work: Path, vmlinuz: Path, initrd: Path, cpu: str, qemu: Sequence[str | Path] = QEMU) -> None:
         self.ram, self.told = work / "ram", work / "told"
         serial, gdb = work / "serial", work / "gdb"
         for path in (self.ram, self.told, serial, gdb):
             path.unlink(missing_ok=True)
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot", "-cpu", cpu, "-m", str(MEGABYTES),
+            [*qemu, "-nodefaults", "-display", "none", "-no-reboot", "-cpu", cpu, "-m", str(MEGABYTES),
              "-object", f"memory-backend-file,id=ram,size={MEGABYTES}M,mem-path={self.ram},share=on",
              "-machine", "q35,memory-backend=ram", "-kernel", str(vmlinuz), "-initrd", str(initrd),
              "-append", "quiet console=ttyS0 panic=-1", "-debugcon", f"file:{self.told}",
@@ -161,7 +167,7 @@ class Machine:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.serial_path, self.gdb_path = serial, gdb
-        self.wait_for("ready", 90)
+        self.wait_for("ready", PATIENCE)
         self.serial = socket.socket(socket.AF_UNIX)
         self.serial.connect(str(serial))
 
@@ -204,13 +210,15 @@ def make(name: str, vmlinuz: Path, work: Path) -> None:
         machine.close()
 
 
-def run_to_census(name: str, vmlinuz: Path, work: Path, cpu: str | None = None) -> tuple[Path, list[Act]]:
+def run_to_census(
+    name: str, vmlinuz: Path, work: Path, cpu: str | None = None, qemu: Sequence[str | Path] = QEMU
+) -> tuple[Path, list[Act]]:
     """Run a guest to the moment after it told everything, and return its memory of then and what it told."""
     version = next(key for key in sorted(CPUS, key=len, reverse=True) if key in name)
-    machine = Machine(work, vmlinuz, initramfs(work, modules_beside(vmlinuz)), cpu or CPUS[version])
+    machine = Machine(work, vmlinuz, initramfs(work, modules_beside(vmlinuz)), cpu or CPUS[version], qemu)
     try:
         machine.serial.sendall(b"go\n")
-        machine.wait_for("census", 120)
+        machine.wait_for("census", PATIENCE)
         time.sleep(0.5)
         gdb = Gdb(machine.gdb_path)
         target = work / f"{name}.raw"

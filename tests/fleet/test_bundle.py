@@ -68,6 +68,23 @@ def test_an_archive_that_was_cut_off_or_leads_elsewhere_leaves_nothing(bundle: B
     assert [path.name for path in tmp_path.iterdir()] == ["sent.tar.gz"]
 
 
+def test_a_folder_that_is_not_the_users_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: Path) -> str:
+        with pytest.raises(HostError) as caught:
+            drakmet_host.look({"dir": str(folder), "need_xen": False, "peek": False})
+        return caught.value.kind
+
+    mine, link = tmp_path / "mine", tmp_path / "link"
+    assert drakmet_host.look({"dir": str(mine), "need_xen": False, "peek": False})["bundles"] == []
+    link.symlink_to(mine)
+    assert refused(link) == "unsafe folder"
+    mine.chmod(0o777)
+    assert refused(mine) == "unsafe folder"
+    mine.chmod(0o700)
+    monkeypatch.setattr("os.geteuid", lambda: mine.stat().st_uid + 1)
+    assert refused(mine) == "no access"
+
+
 def test_the_inventory_says_which_python_runs_the_module() -> None:
     # Ansible puts ansible_python_interpreter in the place of exactly this line, and takes any other for an order.
     assert Path(drakmet_host.__file__).read_text().splitlines()[0] == "#!/usr/bin/python"

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from lab.scan_census import KINDS, REMOTE, census, differences, scanned
 
 from drakmet.lab import hosts
 from drakmet.lab.hosts import Choice, Host
@@ -25,42 +25,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
-NAME = "tests-scan"
-REMOTE = "/root/scan.db"
+NAME = os.environ.get("DRAKMET_LAB_SCAN", "tests-scan")
+"""A host that is up may be named."""
 _STEADY = "setsid sh -c 'exec 7</etc/hostname; cd /root; exec sleep 100000' </dev/null >/dev/null 2>&1 &"
-_CENSUS = r"""
-for p in /proc/[0-9]*; do
-    pid=${p#/proc/}
-    exe=$(readlink $p/exe) || continue
-    echo "process $pid $(sed 's/.*) . //' $p/stat | cut -d' ' -f1) $exe $(readlink $p/cwd)"
-    [ $pid = $PPID ] && continue  # whoever started this has descriptors for it
-    for f in $p/fd/*; do echo "file $pid ${f##*/} $(readlink $f)"; done
-done
-sed 's/ .* Live / /;s/^/module /' /proc/modules
-for t in tcp tcp6 udp udp6; do tail -n +2 /proc/net/$t | awk -v t=$t '{print "socket", t, $2, $3, $10}'; done
-awk '{print "mount", $1, $5}' /proc/self/mountinfo
-"""
-
-
-_FOUND = {
-    "process": "SELECT p.pid, p.ppid, r.path, r.cwd FROM process_running r JOIN process p ON p.id = r.process"
-    " WHERE r.session = {}",
-    "file": "SELECT p.pid, fd, path FROM open_file f JOIN process p ON p.id = f.process WHERE f.session = {}",
-    "module": "SELECT name, printf('0x%016x', address) FROM kernel_module WHERE session = {}",
-    "mount": "SELECT mount, path FROM mount_point WHERE session = {}",
-}
 
 
 @pytest.fixture(scope="module")
 def scan_host(request: pytest.FixtureRequest) -> Iterator[Host]:
     """Return a host of the kind that has no traps, with this checkout in its dom0."""
     places, progress = find_places(), Progress()
-    was_up = any(host.name == NAME and host.running for host in hosts.known_hosts(places))
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        host = hosts.up(places, NAME, Choice(kind="svm", guest_vcpus=1), progress)
+        up = [host for host in hosts.known_hosts(places) if host.name == NAME and host.running]
+        host = up[0] if up else hosts.up(places, NAME, Choice(kind="svm", guest_vcpus=1), progress)
         sync(places, host, progress)
     yield host
-    if not was_up:
+    if not up:
         hosts.down(places, NAME)
 
 
@@ -72,50 +51,37 @@ def steady_guest(scan_host: Host) -> Agent:
     return guest
 
 
-def census(guest: Agent) -> dict[str, set[tuple[str, ...]]]:
-    """Return what the guest says is there, by kind."""
-    found: dict[str, set[tuple[str, ...]]] = {}
-    for line in guest.run(["sh", "-c", _CENSUS], check=True).stdout.decode().splitlines():
-        kind, *rest = line.split(" ", 4)
-        found.setdefault(kind, set()).add(tuple(rest))
-    return found
-
-
-def rows(database: Path) -> dict[str, set[tuple[str, ...]]]:
-    """Return what the last scan found, in the same form."""
-
-    def ask(sql: str) -> set[tuple[str, ...]]:
-        return {tuple("" if value is None else str(value) for value in row) for row in connection.execute(sql)}
-
-    with closing(sqlite3.connect(database)) as connection:
-        (last,) = connection.execute("SELECT max(id) FROM session").fetchone()
-        return {kind: ask(sql.format(last)) for kind, sql in _FOUND.items()}
-
-
 @pytest.mark.parametrize("live", [False, True])
 def test_a_scan_is_what_the_guest_says(scan_host: Host, steady_guest: Agent, tmp_path: Path, live: bool) -> None:
     before = census(steady_guest)
-    command = ["drakmet", "scan", f"xen:{scan_host.guest_names()[0]}", "--db", REMOTE, "--json", "--no-rules"]
-    ended = scan_host.agent.run([*command, *(["--live"] if live else [])])
+    code, guest, found = scanned(scan_host, scan_host.guest_names()[0], tmp_path, *(["--live"] if live else []))
     after = census(steady_guest)
-    told = [json.loads(line) for line in ended.stdout.decode().splitlines()]
-    (guest,) = [row for row in told if row["table"] == "guest"]
-    assert (ended.returncode, guest["outcome"]) in ((0, "done"), (3, "done")), ended.stderr.decode()
+    assert (code, guest["outcome"]) in ((0, "done"), (3, "done")), guest
     if live:
         assert guest["paused"] is None
     else:
         assert guest["gaps"] == []
         assert 0 < guest["paused"] < 200e6
-    scan_host.agent.pull(REMOTE, tmp_path / "scan.db")
-    found = rows(tmp_path / "scan.db")
-    for kind in ("process", "file", "module", "mount"):
-        # What was there both times must have been there in between; what was there never must not.
-        assert (before[kind] & after[kind]) - found[kind] == set(), kind
-        assert len(before[kind] & after[kind]) > 2, kind
+    assert differences(before, found, after) == []
+    assert all(len(before[kind] & after[kind]) > 1 for kind in KINDS), before
     steady = next(pid for pid, _, exe, cwd in found["process"] if cwd == "/root" and re.search("sleep|busybox", exe))
     assert (steady, "7", "/etc/hostname") in found["file"]
-    # Mounts below the first root, which the guest's programs left, are there and nobody shows them.
-    assert found["module"] <= before["module"] | after["module"]
+
+
+def test_a_guest_that_its_toolstack_has_paused_is_read_and_stays_paused(
+    scan_host: Host, steady_guest: Agent, tmp_path: Path
+) -> None:
+    name = scan_host.guest_names()[0]
+    before = census(steady_guest)
+    scan_host.agent.run(["xl", "pause", name], check=True)
+    try:
+        _, guest, found = scanned(scan_host, name, tmp_path)
+        shown = scan_host.agent.run(["xl", "list", name], check=True).stdout.decode()
+    finally:
+        scan_host.agent.run(["xl", "unpause", name], check=True)
+    assert "p" in shown.splitlines()[1].split()[-2], shown
+    assert (guest["outcome"], guest["gaps"]) == ("done", [])
+    assert differences(before, found, census(steady_guest)) == []
 
 
 def test_a_guest_that_runs_again_is_not_paused(scan_host: Host, steady_guest: Agent) -> None:

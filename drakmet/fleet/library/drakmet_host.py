@@ -62,7 +62,9 @@ def look(parameters: dict[str, Any]) -> dict[str, Any]:
     if not parameters["peek"]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = folder.lstat()
-        if folder.is_symlink() or about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        if about.st_uid != os.geteuid():
+            raise HostError("no access", f"{folder} belongs to another user: uid {about.st_uid}")
+        if folder.is_symlink() or about.st_mode & 0o022:
             raise HostError("unsafe folder", f"{folder} is a link, or others may write to it")
     exists = folder.is_dir()
     found["free"] = shutil.disk_usage(folder).free if exists else None
@@ -285,7 +287,8 @@ def main() -> None:
     except HostError as error:
         module.fail_json(msg=str(error), kind=error.kind)
     except OSError as error:
-        module.fail_json(msg=str(error), kind="full" if error.errno in (27, 28, 122) else "failed")
+        kinds = {1: "no access", 13: "no access", 27: "full", 28: "full", 122: "full"}
+        module.fail_json(msg=str(error), kind=kinds.get(error.errno or 0, "failed"))
 
 
 if __name__ == "__main__":
