@@ -167,8 +167,8 @@ class Machine:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.serial_path, self.gdb_path = serial, gdb
-        self.wait_for("ready", PATIENCE)
         self.serial = socket.socket(socket.AF_UNIX)
+        self.wait_for("ready", PATIENCE)
         self.serial.connect(str(serial))
 
     def lines(self) -> list[Act]:
@@ -190,6 +190,7 @@ class Machine:
         raise SystemExit(f"the guest did not say {key}")
 
     def close(self) -> None:
+        self.serial.close()
         self.process.kill()
         self.process.wait()
 
