@@ -118,7 +118,9 @@ class _Import:
         finally:
             done = outcome.startswith("done")
             content = self.source.content() if done else None
-            writer.end_session(session.session, outcome, begin=importer.begin or 0, content=content)
+            # What the log is about ended with it, however long ago, and not when it is stored.
+            begin, end = importer.begin or 0, importer.end or 0
+            writer.end_session(session.session, outcome, begin=begin, end=end, content=content)
         rules = judging.finish() if judging else []
         writer.flush()
         return self._summary(imported, outcome, seen, rules, writer)

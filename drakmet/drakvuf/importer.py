@@ -154,6 +154,11 @@ class Importer:
         """The earliest time in the log; None until a line has one."""
         return self._parser.begin
 
+    @property
+    def end(self) -> int | None:
+        """The latest time in the log; None until a line has one."""
+        return self._parser.end
+
     def run(self, blocks: Iterator[bytes], tick: Callable[[Tally], object] | None = None) -> Imported:
         """Import everything."""
         for block in blocks:

@@ -95,15 +95,21 @@ class Linux:
 
     def on_exit(self, event: Event, fields: dict[str, Any]) -> None:
         """A thread ends; the first one of a process stands for it."""
-        if event.pid is None or event.tid != event.pid or not self._processes.ended(event.pid):
+        if event.pid is None or event.tid != event.pid:
+            return
+        if not self._processes.ended(event.pid, event.time, final=True):
             return
         status = _id(fields.get("ExitStatus"))
+        # The line was taken for one of the life before, if that is all that was known of its pid.
+        another = self._processes.strange(event.pid)
+        who = {"process": self._processes.known(event.pid, event.time)} if another else {}
         self._make(
             "process_exit",
             event,
             "signal,core" if status is not None else "status,signal,core",
             pid=event.pid,
             status=None if status is None else status & 0xFF,
+            **who,
         )
 
     def on_open(self, event: Event, fields: dict[str, Any]) -> None:

@@ -92,16 +92,16 @@ class Windows:
         """A process is told to end, by itself (0) or another; that is when its status is told."""
         pid = _number(fields.get("ExitPid")) or event.pid
         if pid is not None:
-            self._end(event, pid, _number(fields.get("ExitStatus")))
+            self._end(event, pid, _number(fields.get("ExitStatus")), final=False)
 
     def on_clean(self, event: Event, fields: dict[str, Any]) -> None:
         """The memory of a process goes."""
         pid = _number(fields.get("ExitPid")) or event.pid
         if pid is not None:
-            self._end(event, pid, None)
+            self._end(event, pid, None, final=True)
 
-    def _end(self, event: Event, pid: int, status: int | None) -> None:
-        if self._processes.ended(pid):
+    def _end(self, event: Event, pid: int, status: int | None, *, final: bool) -> None:
+        if self._processes.ended(pid, event.time, final=final):
             who = self._processes.known(pid, event.time)
             lost = None if status is not None else "status"
             self._make("process_exit", event, lost, process=who, pid=pid, status=status)

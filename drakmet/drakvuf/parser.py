@@ -36,6 +36,8 @@ _PREFIX = re.compile(r'\{"Plugin": ?"([A-Za-z0-9_]{1,60})", ?')
 _METHOD = re.compile(r': ?"([^"\\\x00-\x1f]{1,200})", ?')
 _STAMP = re.compile(r"(\d{1,10})\.(\d{6})", re.ASCII)
 _EVENT = re.compile(r"0x[0-9a-f]{1,15}")
+LONGEST = 16 << 20
+"""Bytes of a line past which it comes in pieces, so that memory stays bounded."""
 _REMEMBERED = 1 << 14
 _BITS = 1 << 63
 
@@ -89,6 +91,7 @@ class Parser:
         self._untimed: list[tuple[Table, int]] = []
         self._last = ""
         self._line = 0
+        self._open = False
 
     def understand(self, meanings: Mapping[str, Mapping[str, Meaning]]) -> None:
         """Say by plugin and function what to do with a line beyond keeping it; to be called before any line."""
@@ -97,6 +100,10 @@ class Parser:
     def feed(self, block: bytes) -> None:
         """Take whole lines; the very last one may lack its newline."""
         self.tally.bytes += len(block)
+        if self._open or (len(block) >= LONGEST and b"\n" not in block):
+            block = self._piece(block)
+            if not block:
+                return
         if not self.tally.lines:
             block = block.removeprefix(b"\xef\xbb\xbf")
         try:
@@ -117,6 +124,19 @@ class Parser:
             else:
                 self._line += 1
                 self._slow(line)
+
+    def _piece(self, block: bytes) -> bytes:
+        """Put a piece of a line that is too long to be held apart; return what follows on the line's end."""
+        piece, ending, rest = block.partition(b"\n")
+        if self._open:
+            self.tally.parted += 1
+        else:
+            self._settle(self._mender.give_up("the line is cut short"))
+            self.tally.lines += 1
+            self._line += 1
+        self._open = not ending
+        self._quarantine(Refused(piece.decode("utf-8", "surrogateescape"), "a piece of a line that is too long"))
+        return rest
 
     def finish(self) -> None:
         """Nothing follows: what waits for the rest of a line will not get it."""

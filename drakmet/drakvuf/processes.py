@@ -45,7 +45,7 @@ class Told(NamedTuple):
 class _Life:
     """One process, from its beginning to its end."""
 
-    __slots__ = ("actors", "ended", "first", "made", "parent", "ppid", "rows")
+    __slots__ = ("actors", "ended", "final", "first", "made", "parent", "ppid", "rows")
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -53,6 +53,8 @@ class _Life:
         self.ppid: int | None = None
         self.made = False
         self.ended = False
+        self.final: int | None = None
+        """When that was told which comes once in a life."""
         self.rows: dict[tuple[int | None, int | None, str | None], int] = {}
         self.actors: list[str] = []
 
@@ -112,12 +114,24 @@ class Processes:
         life.ppid, life.parent = maker, parent
         self._row(life, pid, maker, None, name, None, time)
 
-    def ended(self, pid: int) -> bool:
-        """A process has ended, or was told to; False if that was known."""
+    def ended(self, pid: int, time: int, *, final: bool) -> bool:
+        """A process has ended, or was told to; False if that was known.
+
+        ``final`` is what comes once in a life: the second one is another process's, whose beginning was not seen.
+        """
         life = self._life(pid)
+        if final and life.final not in (None, time):
+            life = self._begin(pid)
         was, life.ended = life.ended, True
+        if final:
+            life.final = time
         self._over[pid] = None
         return not was
+
+    def strange(self, pid: int) -> bool:
+        """Tell whether nothing but its end is known of the process that has this pid now."""
+        life = self._lives.get(pid)
+        return life is None or not life.rows
 
     def _first_of(self, pid: int) -> int | None:
         life = self._lives.get(pid)

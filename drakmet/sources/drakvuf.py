@@ -131,6 +131,7 @@ class LogFile:
         unpacker: _Unpacker = make()
         data: bytes | None = first
         begun = False
+        taken = given = 0
         while data is not None:
             while data:
                 if unpacker.eof:
@@ -141,15 +142,21 @@ class LogFile:
                     for at in range(0, len(data), _CHUNK >> 4):
                         piece = data[at : at + (_CHUNK >> 4)]
                         before = unpacker.copy() if hasattr(unpacker, "copy") else None
-                        yield unpacker.decompress(piece) or b""
+                        found = unpacker.decompress(piece) or b""
+                        taken, given = taken + len(piece), given + len(found)
+                        yield found
                         if unpacker.eof:
+                            taken -= len(unpacker.unused_data)
                             data = unpacker.unused_data + data[at + len(piece) :]
                             break
                     else:
                         data = b""
                 except Exception as error:  # noqa: BLE001 - zlib.error or zstandard's, which may not be there to name
                     self.fault = f"the compressed log is damaged: {error}"
-                    yield from _until_it_fails(before, piece)
+                    if before is None and self.path is not None:
+                        yield from _again(self.path, make, taken, given)
+                    else:
+                        yield from _until_it_fails(before, piece)
                     return
                 if unpacker.eof and not data.strip(b"\0"):
                     data = b""
@@ -164,6 +171,28 @@ def _until_it_fails(unpacker: Any, piece: bytes) -> Iterator[bytes]:
         with contextlib.suppress(zlib.error):
             for at in range(len(piece)):
                 yield unpacker.decompress(piece[at : at + 1])
+
+
+def _again(path: Path, make: Any, taken: int, given: int) -> Iterator[bytes]:
+    """Unpack a damaged file once more, and yield what it gives beyond the ``given`` bytes, up to the damage.
+
+    What unpacks Zstandard cannot be copied, and with the error all is lost that the piece gave before it. ``taken`` is
+    the number of the file's bytes that were sound; from there on they are taken one by one.
+    """
+    unpacker: _Unpacker = make()
+    with contextlib.suppress(Exception), path.open("rb") as file:
+        while True:
+            left = taken - file.tell()
+            data = file.read(min(left, _CHUNK >> 4) if left > 0 else 1)
+            if not data:
+                return
+            while data:
+                if unpacker.eof:
+                    unpacker = make()
+                found = unpacker.decompress(data) or b""
+                data = unpacker.unused_data if unpacker.eof else b""
+                yield found[given:]
+                given = max(0, given - len(found))
 
 
 class DrakvufSource:
@@ -250,7 +279,7 @@ def _timed(file: LogFile) -> Iterator[tuple[bytes, bytes]]:
             else:
                 held += line
                 if len(held) >= _LONGEST:
-                    yield time, held
+                    yield time, held if held.endswith(b"\n") else held + b"\n"
                     held = b""
     if held:
         yield time, held if held.endswith(b"\n") else held + b"\n"

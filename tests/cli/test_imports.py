@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -148,6 +149,44 @@ def test_a_damaged_compressed_log_gives_all_up_to_the_damage(tmp_path: Path) -> 
     found = summary(log, "--db", tmp_path / "crc.db", code=3)
     assert "damaged" in found["outcome"]
     assert found["records"] + found["quarantined"] == found["lines"] == 100
+
+
+def test_a_damaged_log_of_zstandard_gives_all_up_to_the_damage(tmp_path: Path) -> None:
+    frames = [
+        b"".join(line("regmon", [("Key", f"k{number}")]) + b"\n" for number in range(start, start + 100))
+        for start in (0, 100)
+    ]
+    packed = zstandard.ZstdCompressor(write_checksum=True)
+    whole = b"".join(packed.compress(frame) for frame in frames)
+    log = tmp_path / "crc.zst"
+    log.write_bytes(whole[:-4] + bytes(4))  # a checksum that is not its own
+    found = summary(log, "--db", tmp_path / "crc.db", code=3)
+    assert "damaged" in found["outcome"]
+    assert found["records"] == found["lines"] == 200
+
+
+def test_a_line_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    lines = [line("regmon", [("Key", key)], EventUID=uid) for key, uid in (("a", "0x1"), ("x" * (35 << 20), "0x2"))]
+    log = tmp_path / "long.log"
+    log.write_bytes(b"\n".join([*lines, line("regmon", [("Key", "b")], EventUID="0x3"), b""]))
+    found = summary(log, "--db", tmp_path / "long.db", code=3)
+    assert (found["lines"], found["records"], found["quarantined"]) == (3, 2, 3)
+    assert (found["parted"], found["balanced"]) == (2, True)
+    assert found["reasons"] == {"a piece of a line that is too long": 3}
+    assert ask(tmp_path / "long.db", "SELECT line FROM drakvuf_regmon ORDER BY id") == [(1,), (3,)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "long.db")) as connection:
+        kept = connection.execute("SELECT sum(length(row)) FROM drakmet_quarantine").fetchone()
+    assert kept == (len(lines[1]),)
+
+
+@pytest.mark.parametrize("log", [WINDOWS, LINUX[0]])
+def test_a_session_ends_with_its_log_and_not_when_it_is_stored(log: Path, tmp_path: Path) -> None:
+    summary(log, "--db", tmp_path / "a.db")
+    ((begin, end, last),) = ask(
+        tmp_path / "a.db", "SELECT begin, end, (SELECT max(end) FROM coverage) AS last FROM session"
+    )
+    assert begin < end == last
+    assert end - begin < 86_400 * 10**9
 
 
 def test_a_number_too_large_for_a_column_loses_nothing(tmp_path: Path) -> None:

@@ -96,6 +96,19 @@ def test_a_pid_that_is_used_again_is_another_process() -> None:
     assert rows[exits[0].process] != rows[exits[1].process]
 
 
+def test_a_pid_whose_second_beginning_was_not_seen_ends_a_second_time() -> None:
+    def of(status: int, second: int) -> bytes:
+        told = [("ExitStatus", status)]
+        stamp = f"170000000{second}.000001"
+        return line("procmon", told, method="do_exit", PID=300, TID=300, TimeStamp=stamp, EventUID=hex(second))
+
+    records = everything(of(7, 1), of(0, 2))
+    exits: list[Any] = [one for one in records if one.table == "process_exit"]
+    rows = {one.id: one.life for one in records if isinstance(one, Process)}
+    assert [one.status for one in exits] == [7, 0]
+    assert rows[exits[0].process] != rows[exits[1].process]
+
+
 def test_a_thread_is_no_process() -> None:
     fork, *rest = own(line("procmon", [("Flags", "CLONE_VM | CLONE_THREAD"), ("NewPid", 102)], method="kernel_clone"))
     assert (fork.thread, fork.child_pid, fork.child_tid, rest) == (True, 100, 102, [])
