@@ -18,11 +18,11 @@ class ExecutedPage(EventRecord):
     kind: Annotated[str, "first; rewritten: written to since; reused: the frame is another page now; changed: written "
                          "by dom0 or a device; jit: from now on unverifiable"]  # fmt: skip
     hash: Annotated[str | None, "hash of its 4096 bytes as they ran, hex: what `drakmet identity lookup` takes"]
-    gfn: Annotated[int, "number of the guest's frame"]
+    gfn: Annotated[int | None, "number of the guest's frame"]
     address: Annotated[Address | None, "linear address of the page's first byte"]
-    cr3: Annotated[Address, "guest-physical address of the page tables it ran with"]
-    rip: Annotated[Address, "where the CPU was: in the page, or at the end of the one before"]
-    kernel: Annotated[bool, "whether it ran in kernel mode"]
+    cr3: Annotated[Address | None, "guest-physical address of the page tables it ran with"]
+    rip: Annotated[Address | None, "where the CPU was: in the page, or at the end of the one before"]
+    kernel: Annotated[bool | None, "whether it ran in kernel mode"]
     region: Annotated[
         str | None,
         "file, memfd, anonymous, vdso, stack, heap, kernel, module, or kernel memory that is neither; null if the "
@@ -35,7 +35,7 @@ class ExecutedPage(EventRecord):
     device: Annotated[str | None, "its file system's device, major:minor"] = None
     module: Annotated[str | None, "the kernel module's name"]
     writable: Annotated[bool | None, "whether the process may also write there"]
-    times: Annotated[int, "how often this frame was told of in the watch, this time included"]
+    times: Annotated[int | None, "how often this frame was told of in the watch, this time included"]
 
 
 @hookimpl

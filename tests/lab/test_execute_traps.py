@@ -195,3 +195,45 @@ def test_a_monitor_that_is_killed_leaves_no_rights_behind(lab_host: Host, lab_gu
     dom0.wait_for("! pgrep -f drakmet.guardia[n]", 60)
     assert json.dumps(dom0.state()) == json.dumps(before)
     assert lab_guest.run([PROGRAM], check=True, timeout=900).stdout == b"done\n"
+
+
+def test_a_recording_gives_the_same_pages_again(lab_host: Host, lab_guest: Agent, program: bytes) -> None:
+    del program  # it is in the guest
+    dom0, plugin = Dom0(lab_host, lab_host.guest_names()[0], lab_guest), "--plugin execution-pages --json"
+    dom0.quiet()
+    command = f"drakmet record xen:{dom0.name} {plugin} -o /root/x.drec > /root/x.live 2> /root/x.err"
+    dom0.run("sh", "-c", f"rm -f /root/x.*; setsid sh -c '{command}; echo $? > /root/x.code' < /dev/null > /dev/null &")
+    dom0.wait_for("grep -q 'watching;' /root/x.err", 900)
+    lab_guest.run([PROGRAM], check=True, timeout=900)
+    dom0.run("sh", "-c", "kill -INT $(pgrep -f 'drakmet recor[d]')")
+    dom0.wait_for("test -e /root/x.code", 900)
+    again = f"drakmet replay /root/x.drec {plugin} --no-rules --db /root/x.db"
+    dom0.run("sh", "-c", f"{again} > /root/x.again", check=False)
+    live, replayed = (pages_of(dom0.run("cat", f"/root/x.{one}")) for one in ("live", "again"))
+    assert len(live) > PAGES
+    assert replayed == live
+
+
+def pages_of(lines: str) -> list[Any]:
+    """Return the executed pages among the objects of `--json`."""
+    return [line for line in map(json.loads, lines.splitlines()) if "gfn" in json.dumps(line)]
+
+
+def test_memory_that_the_guest_gives_up_and_gets_back_is_barred_again(
+    lab_host: Host, lab_guest: Agent, program: bytes, tmp_path: Path
+) -> None:
+    del program  # it is in the guest
+    name = lab_host.guest_names()[0]
+    full = lab_host.choice.guest_memory
+    with watching(lab_host.agent, name, "--plugin", "execution-pages", "--no-rules") as watch:
+        for memory in (full - 64, full):
+            lab_host.agent.run(["xl", "mem-set", name, f"{memory}m"], check=True)
+            lab_guest.run(["sleep", "4"], check=True, timeout=900)
+        for _ in range(2):
+            lab_guest.run([PROGRAM], check=True, timeout=900)
+    assert watch.code in (0, 3), watch.said
+    told = stored(lab_host.agent, tmp_path / "w.db")
+    hashes = [record.hash for record in told if record.table == "executed_page"]
+    assert all(hashes.count(code(0x1000 + number)) == 2 for number in range(PAGES))
+    gaps = [record.gap for record in told if record.table == "coverage" and record.kind == "changed meanwhile"]
+    assert any("came to the guest" in gap for gap in gaps), gaps
