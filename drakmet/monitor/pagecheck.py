@@ -8,6 +8,7 @@ hashed. Frames that were let run unseen for a while are barred again.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from drakmet.monitor.executing import BARRED, GRANTED, REST
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
     from drakmet.monitor.executing import Executing
 
-_RIGHTS: Final = 256
-"""Frames whose rights are looked at each time."""
-_HASHES: Final = 64
-"""Frames that may run which are hashed again each time."""
+_MOMENT: Final = 5_000_000
+"""Nanoseconds for looking at rights each time, and for hashing again: a hundredth of a CPU in all."""
+_LEAST: Final = 16
+"""Frames that are looked at all the same."""
 _BETWEEN: Final = 32
 
 
@@ -45,6 +46,7 @@ class PageCheck:
         self._between = between
         self._size = pages()
         self._at = self._hashed = 0
+        self._granted: list[int] = []
         self._rounds: list[int] = []
         self._hurry = False
         self._open_since = 0
@@ -75,12 +77,15 @@ class PageCheck:
 
     def _some_rights(self, now: int) -> int:
         frames = self._executing.all
-        part = frames[self._at : self._at + _RIGHTS]
-        self._at += _RIGHTS
-        if self._at >= len(frames):
-            self._at = 0
-            self._rounds = [*self._rounds[-1:], now]
-        return sum(map(self._put_right, part))
+        found, count, until = 0, 0, time.monotonic_ns() + _MOMENT
+        while count < len(frames) and (count < _LEAST or time.monotonic_ns() < until):
+            found += self._put_right(frames[self._at])
+            count += 1
+            self._at += 1
+            if self._at >= len(frames):
+                self._at = 0
+                self._rounds = [*self._rounds[-1:], now]
+        return found
 
     def _all_rights(self) -> int:
         found = 0
@@ -111,26 +116,34 @@ class PageCheck:
         return True
 
     def _hash_again(self, now: int) -> None:
-        frames = list(executing_granted(self._executing))
-        part = frames[self._hashed : self._hashed + _HASHES]
-        self._hashed = 0 if self._hashed + _HASHES >= len(frames) else self._hashed + _HASHES
-        changed = 0
-        for gfn in part:
-            frame = self._executing.frames[gfn]
-            if self._executing.read(gfn) == frame.hash:
-                continue
-            rights = self._executing.rights.get(gfn)
-            if rights is not GRANTED:
-                frame.granted = False  # a vCPU wrote to it, and Xen took execution away
-                continue
-            if self._executing.read(gfn) == frame.hash:
-                continue
-            frame.foreign = True
-            self._executing.bar_one(gfn, frame)
-            changed += 1
+        if self._hashed >= len(self._granted):
+            self._granted, self._hashed = granted(self._executing), 0
+        changed, count, until = 0, 0, time.monotonic_ns() + _MOMENT
+        while self._hashed < len(self._granted) and (count < _LEAST or time.monotonic_ns() < until):
+            changed += self._was_changed(self._granted[self._hashed])
+            self._hashed += 1
+            count += 1
         if changed:
             text = f"{changed} pages that may run were written by dom0 or a device, and ran unseen until this was found"
             self._untold.append(Gap(self._begun, now, CoverageKind.CHANGED, text))
+
+    def _was_changed(self, gfn: int) -> bool:
+        """Bar a frame that holds something else than what was hashed, if no vCPU wrote it; tell whether it was so."""
+        executing = self._executing
+        frame = executing.frames[gfn]
+        if not frame.granted or frame.opened or executing.read(gfn) == frame.hash:
+            return False
+        rights = executing.rights.get(gfn)
+        if rights is Access.X:
+            return False  # it has a copy: who looks after the copies bars it before it carries that over
+        if rights is not GRANTED:
+            frame.granted = False  # a vCPU wrote to it, and Xen took execution away
+            return False
+        if executing.read(gfn) == frame.hash:
+            return False
+        frame.foreign = True
+        executing.bar_one(gfn, frame)
+        return True
 
     def _end_rests(self, now: int) -> None:
         opened = self._executing.open
@@ -168,6 +181,6 @@ class PageCheck:
         return untold
 
 
-def executing_granted(executing: Executing) -> list[int]:
+def granted(executing: Executing) -> list[int]:
     """Return the frames that may run and whose writes by vCPUs Xen would take notice of."""
     return [gfn for gfn, frame in executing.frames.items() if frame.granted and gfn not in executing.open]

@@ -246,6 +246,16 @@ def test_what_dom0_writes_is_found_barred_and_told() -> None:
     assert rig.seen[-1].kind is ExecutionKind.CHANGED
 
 
+def test_what_dom0_writes_to_a_frame_with_a_breakpoint_does_not_run_unhashed() -> None:
+    rig = Rig()
+    rig.execute(rig.gfn)
+    rig.poke(rig.gfn, rig.way.memory.pages[rig.gfn][:-1] + b"\x90")
+    rig.engine.look()
+    assert rig.right(rig.gfn) is Access.N
+    rig.execute(rig.gfn)
+    assert rig.seen[-1].hash == page_hash(rig.way.memory.pages[rig.gfn]).hex()
+
+
 def test_what_a_vcpu_wrote_is_not_taken_for_doms() -> None:
     rig = Rig()
     rig.execute(rig.data)
@@ -255,7 +265,7 @@ def test_what_a_vcpu_wrote_is_not_taken_for_doms() -> None:
 
 
 def test_frames_that_come_later_are_barred_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pagecheck, "_RIGHTS", 1 << 20)
+    monkeypatch.setattr(pagecheck, "_LEAST", 1 << 20)
     rig = Rig()
     rig.domain.rights[1, rig.data] = int(Access.RWX)  # exchanged: the rights of the guest's own memory
     rig.engine.look()
