@@ -9,6 +9,16 @@ machine's time is its count of instructions, 80 to the microsecond, so a busy ma
 is all in: what a round took above an unwatched one, whatever it was spent on, divided by its opens; the median round.
 The shares come from samples of what the emulator executes during the rounds (see `emulated`).
 
+On a host with more than one CPU (`lab up --host-cpus 2`), dom0 and the guest do not take turns, and most of what Xen
+does to stop the guest's vCPU runs while dom0 reads. Bochs then runs in its debugger's loop, in which each CPU that is
+not halted executes five instructions, and time goes on by as many as the busiest did: a microsecond is 80 instructions
+there, too, of each CPU at once. A cost is then the time that an open took longer, as before; the shares are of what
+all CPUs executed, looking for the next event included, and add up to more. An entry trap took 83,700 instructions with
+one CPU, 58,800 with two while the loop yields (--poll 0), 54,400 to 54,700 while it looks again. In these 54,400 the
+guest's CPU executed 45,500 and waited 8,900 for the answer (counted by its own instructions): what is left to Python is
+the 8,900, and the rest is what Xen does to stop and start a vCPU, the runstate copies below among it. Xen's older
+scheduler (credit, in a CPU pool of its own) makes no difference.
+
 What a monitor cannot change, by an exact trace of a loop in C that does nothing but answer (Xen 4.17.7): 50,600
 instructions a hit, 47,600 of them Xen's. Of these, 28,000 go into telling the guest's vCPU, once as it stops and once
 as it goes on, how long it did not run: Linux asks for that in its own memory (the runstate area, in three parts), and
@@ -17,6 +27,7 @@ Linux registers the area wherever it has Xen's clock (xen_setup_runstate_info) a
 parts of it (VMASST_TYPE_runstate_update_flag); dom0 can change neither. Xen from 4.18 on can be given a frame in the
 place of an address (VCPUOP_register_runstate_phys_area), which Linux does not do yet. Another 3,600 go into finding the
 frame that the breakpoint is in. The same loop in Python takes 64,000.
+(All that with one CPU. DRAKVUF's figures are of one CPU, too.)
 
 A C compiler is needed (gcc), and this checkout's drakmet in the environment.
 """

@@ -16,12 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from drakmet.errors import LabError, UsageError
-from drakmet.lab import archive, checkout, disks, emulators, hosts, kernels
+from drakmet.lab import archive, checkout, disks, emulators, hosts, images, kernels
 from drakmet.lab.client import Agent, Upload
 from drakmet.lab.cpio import Cpio
 from drakmet.lab.places import Places, built_file, built_folder, find_places
 from drakmet.lab.progress import Progress
-from drakmet.lab.roots import key_of
+from drakmet.lab.roots import Root, key_of
 
 DEB822 = """\
 # main
@@ -272,7 +272,47 @@ def test_a_host_whose_emulator_has_ended_shows_its_last_words(tmp_path: Path) ->
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("choice", [hosts.Choice(kind="kvm"), hosts.Choice(guests=9), hosts.Choice(guest_vcpus=0)])
+def bochs(folder: Path, cpus: int) -> tuple[list[str], str]:
+    """Return the command line and the configuration of an emulated host."""
+    folder.mkdir()
+    for name in ("boot.src", "dom0.src", "drakmet.src", "guest.src"):
+        (folder / name).write_bytes(bytes(63 * 16 * 512))
+    sources = [folder / f"{name}.src" for name in ("boot", "dom0", "drakmet", "guest")]
+    made = images.Images(*sources, "t", folder, folder, Root(folder, "k"), "k")
+    command, _ = emulators.bochs(folder, made, emulators.Machine(1312, cpus, 7))
+    return command, (folder / "bochsrc").read_text()
+
+
+def test_a_host_with_two_cpus_tells_its_bios_and_runs_in_the_loop_that_is_sound(tmp_path: Path) -> None:
+    command, text = bochs(tmp_path / "one", 1)
+    assert "count=1" in text
+    assert "cmosimage" not in text
+    assert "-debugger" not in command
+    command, text = bochs(tmp_path / "two", 2)
+    assert "count=2" in text
+    assert command[-3:] == ["-debugger", "-rc", str(tmp_path / "two/debugger.rc")]
+    registers = (tmp_path / "two/cmos.img").read_bytes()
+    assert len(registers) == 128
+    assert registers[0x5F] == 1
+    assert int.from_bytes(registers[0x34:0x36], "little") * 64 + (16 << 10) == 1312 << 10
+    assert int.from_bytes(registers[0x17:0x19], "little") == 0xFC00
+
+
+def test_of_several_cpus_the_first_is_dom0s_and_the_guests_have_the_others() -> None:
+    assert "dom0_vcpus_pin" not in hosts.Choice().xen_options
+    assert hosts.Choice(host_cpus=2).xen_options.endswith("dom0_max_vcpus=1 dom0_vcpus_pin")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        hosts.Choice(kind="kvm"),
+        hosts.Choice(guests=9),
+        hosts.Choice(guest_vcpus=0),
+        hosts.Choice(host_cpus=0),
+        hosts.Choice(host_cpus=9),
+    ],
+)
 def test_a_host_that_cannot_be_is_refused(choice: hosts.Choice) -> None:
     with pytest.raises(UsageError):
         choice.check()
