@@ -27,7 +27,7 @@ class Identities:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.connection = connection
-        self._path = path
+        self.path = path
         self._files: dict[int, tuple[Match, ...]] = {}
 
     @classmethod
@@ -165,4 +165,4 @@ class Identities:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: sqlite3.DatabaseError) -> StoreError:
-        return StoreError(f"the identity database cannot be read: {error}", where=str(self._path), hint="build it anew")
+        return StoreError(f"the identity database cannot be read: {error}", where=str(self.path), hint="build it anew")

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
-from drakmet.errors import UsageError
+from drakmet.errors import StoreError, UsageError
 from drakmet.identity import changelog, changes, code, deb, disk, dpkg, elf, pe
 from drakmet.identity.trees import Disk, Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from drakmet.identity.database import Identities
     from drakmet.identity.deb import Package
@@ -60,7 +61,6 @@ class Filler:
         progress: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._identities = identities
-        self._run = identities.connection.execute
         self._tell = tell
         self._progress = progress
         self.filled = Filled()
@@ -334,6 +334,16 @@ class Filler:
 
     # transactions
 
+    def _run(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        try:
+            return self._identities.connection.execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._cannot(error) from error
+
+    def _cannot(self, error: sqlite3.Error) -> StoreError:
+        hint = "is the disk full, or does another drakmet write to it? What was stored before is sound"
+        return StoreError(f"it cannot be written: {error}", where=str(self._identities.path), hint=hint)
+
     def _guarded(self, step: Callable[[], object], where: str) -> bool:
         """Run a step; a broken source is told and counted. False if it was of no kind that is kept."""
         try:
@@ -364,9 +374,14 @@ class Filler:
         self._run("SAVEPOINT source")
         try:
             yield
-        except BaseException:
-            self._run("ROLLBACK TO source")
-            self._run("RELEASE source")
+        except BaseException as error:
+            if self._identities.connection.in_transaction:  # a full disk ends it
+                self._run("ROLLBACK TO source")
+                self._run("RELEASE source")
+            else:
+                self._begun = False
+            if isinstance(error, sqlite3.Error):
+                raise self._cannot(error) from error
             raise
         self._run("RELEASE source")
 

@@ -9,11 +9,12 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from identity.tiny import package, program
 
-from drakmet.errors import UsageError
+from drakmet.errors import StoreError, UsageError
 from drakmet.identity import Identities, Verdict, code
 from drakmet.identity.dpkg import Dpkg
 from drakmet.identity.filling import Filled, Filler
@@ -155,6 +156,20 @@ def test_a_source_that_broke_is_told_and_what_was_known_of_it_stays(tmp_path: Pa
     again = update(database)
     assert (again.added, again.failed) == (0, 1)
     assert versions(database, program(b"x")) == {("tool", "1")}
+
+
+def test_a_full_disk_is_told_and_what_was_stored_before_is_sound(tmp_path: Path) -> None:
+    (tmp_path / "1.deb").write_bytes(package("1", b"x"))
+    (tmp_path / "2.deb").write_bytes(package("2", *(str(n).encode() for n in range(3000))))
+    fill(tmp_path / "pages.db", tmp_path / "1.deb")
+    with Identities.open(tmp_path / "pages.db") as identities:
+        (pages,) = identities.connection.execute("PRAGMA page_count").fetchone()
+        identities.connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+        with pytest.raises(StoreError, match="full"):
+            identities.add(tmp_path / "2.deb")
+    assert versions(tmp_path / "pages.db", program(b"x")) == {("tool", "1")}
+    with Identities.open(tmp_path / "pages.db") as identities:
+        assert identities.stats()["packages"] == 1
 
 
 def test_equal_files_take_their_pages_once(tmp_path: Path) -> None:
