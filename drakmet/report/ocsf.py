@@ -67,7 +67,7 @@ def _event(rows: Rows, table: str, row: Row, class_uid: int, activity: int, own:
         if result < 0:
             event["status_code"] = str(result)
     if row.get("unreadable"):
-        event["unmapped"] = {"unreadable": row["unreadable"]}
+        event["unmapped"] = event.get("unmapped", {}) | {"unreadable": row["unreadable"]}
     if class_uid != _DETECTION:
         event["actor"] = {"process": _process(rows.process(row["process"]))}
     return event
@@ -109,11 +109,10 @@ def _launched(_rows: Rows, row: Row) -> Made:
         process |= {"file": _file(row["path"], _REGULAR), "name": _base(row["path"])}
     if isinstance(row["argv"], list):
         process["cmd_line"] = " ".join(map(str, row["argv"]))
-    if row["cwd"]:
-        process["working_directory"] = row["cwd"]
     if row["uid"] is not None:
         process["user"] = {"uid": str(row["uid"])}
-    return _PROCESS, 1, {"process": process}
+    # This version of the schema has no place for the working directory.
+    return _PROCESS, 1, {"process": process} | ({"unmapped": {"cwd": row["cwd"]}} if row["cwd"] else {})
 
 
 def _ended(rows: Rows, row: Row) -> Made:

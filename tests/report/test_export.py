@@ -4,18 +4,24 @@
 import csv
 import gzip
 import json
+import shutil
 import sqlite3
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from jsonschema import Draft202012Validator
+from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 import drakmet
 from drakmet.cli import cli
 from drakmet.errors import UsageError
 from drakmet.report import ocsf
+from drakmet.report.rows import Rows
+from drakmet.store import Reader
 from drakmet.text import unescape
 
 DATA = Path(__file__).parent.parent / "data"
@@ -105,6 +111,29 @@ def test_events_of_ocsf_say_what_their_class_requires(demo: Path, tmp_path: Path
         assert own.get(event["class_uid"], "metadata") in event
     starts = [event for event in events if event["type_uid"] == 100701]
     assert len(starts) == len(rows(demo, "process_start"))
+
+
+def test_all_events_of_ocsf_are_valid_by_the_published_schema(demo: Path, tmp_path: Path) -> None:
+    schemas = OcsfJsonSchemaEmbedded(get_ocsf_schema(version=ocsf.VERSION))
+    validators: dict[int, Draft202012Validator] = {}
+    judged = tmp_path / "judged.db"
+    shutil.copy(demo, judged)
+    run("rules", "run", judged, "--save")
+    kinds: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    for file in (judged, imported(DATA / "drakvuf-windows-93b2d184.log.gz", tmp_path / "windows.db")):
+        with Reader(file) as reader:
+            for event in ocsf.events(Rows(reader)):
+                number = event["class_uid"]
+                if number not in validators:
+                    name = schemas.lookup_class_name_from_uid(class_uid=number)
+                    profiles = event["metadata"]["profiles"]
+                    validators[number] = Draft202012Validator(schemas.get_class_schema(name, profiles))
+                kinds[event["metadata"]["uid"].partition(":")[0]] += 1
+                told = json.loads(json.dumps(event))
+                faults.update(f"{number}: {error.message}" for error in validators[number].iter_errors(told))
+    assert not faults
+    assert kinds.keys() == ocsf.MAKERS.keys()
 
 
 def test_events_of_ocsf_make_up_no_process_number() -> None:
