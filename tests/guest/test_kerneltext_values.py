@@ -25,13 +25,38 @@ def to(opcode: str, there: int, here: int = HERE) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "code", ["90", "6690", "0f1f440000", "66662e0f1f840000000000", "0f1f8000000000", "eb03cccccc", "666690"]
+    "code",
+    [
+        "90",
+        "6690",
+        "0f1f440000",
+        "66662e0f1f840000000000",
+        "0f1f8000000000",
+        "eb07cccccccccccccc",
+        "e907000000cccccccccccccc",
+        "666690",
+    ],
 )
 def test_what_does_nothing(code: str) -> None:
     assert only_nops(bytes.fromhex(code))
 
 
-@pytest.mark.parametrize("code", ["c3", "cc", "90c3", "eb02cccccc", "eb0390cccc", "0f1f440001", "e900000000cc", "f390"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "c3",
+        "cc",
+        "90c3",
+        "eb02cccccc",
+        "eb0390cccc",
+        "0f1f440001",
+        "e900000000",
+        "e900000000cc",
+        "eb03cccccc",
+        "eb0390cccccccccccc",
+        "f390",
+    ],
+)
 def test_what_does_something(code: str) -> None:
     assert not only_nops(bytes.fromhex(code))
 

@@ -56,6 +56,7 @@ UNPROVEN = (
     "test_fleet",
     "test_guest_debugger",
     "test_guest_modules",
+    "test_kernel_text",
     "test_our_faults",
     "test_toolstack",
     "test_truth",

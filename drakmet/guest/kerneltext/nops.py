@@ -11,6 +11,8 @@ NOP: Final = re.compile(
     rb"\x66{0,9}\x90|\x66{0,8}\x2e?\x0f\x1f(?:\x00|\x40\x00|\x44\x00\x00|\x80\x00{4}|\x84\x00\x00{4})", re.DOTALL
 )
 _INT3: Final = 0xCC
+_LONGEST: Final = 8
+"""Bytes that the kernel fills with nops rather than with a jump: ASM_NOP_MAX (8, later 11)."""
 JUMP8, JUMP32 = 0xEB, 0xE9
 
 
@@ -22,7 +24,9 @@ def only_nops(data: bytes) -> bool:
         if found:
             at = found.end()
             continue
-        if data[at] == JUMP8 and at + 2 <= end and data[at + 1] == end - at - 2:
+        if end - at <= _LONGEST:
+            return False
+        if data[at] == JUMP8 and data[at + 1] == end - at - 2:
             return set(data[at + 2 :]) <= {_INT3}
         if data[at] == JUMP32 and int.from_bytes(data[at + 1 : at + 5], "little") == end - at - 5:
             return set(data[at + 5 :]) <= {_INT3}
