@@ -14,12 +14,13 @@ does to stop the guest's vCPU runs while dom0 reads. Bochs then runs in its debu
 not halted executes five instructions, and time goes on by as many as the busiest did: a microsecond is 80 instructions
 there, too, of each CPU at once. A cost is then the time that an open took longer, as before; the shares are of what
 all CPUs executed, looking for the next event included, and add up to more. An entry trap took 83,700 instructions with
-one CPU, 58,800 with two while the loop yields (--poll 0), 54,400 to 54,700 while it looks again. In these 54,400 the
-guest's CPU executed 45,500 and waited 8,900 for the answer (counted by its own instructions): what is left to Python is
-the 8,900, and the rest is what Xen does to stop and start a vCPU, the runstate copies below among it. Xen's older
-scheduler (credit, in a CPU pool of its own) makes no difference. Decoded and stored, it took 118,200 with one CPU and
-79,600 with two: there dom0 has half of its CPU to spare while the guest runs, but stores at its ticks, in one go, and
-the guest waits meanwhile.
+one CPU, 58,800 with two while the loop yields (--poll 0), 54,400 to 54,700 while it looks again. Of that time the
+guest's CPU executed 0.863 instructions where it might execute one, but unwatched no more than 0.90 (12,000 opens: 114 M
+executed in the time of 126 M; why was not found, so a cost is rather overstated): it waited for the answer for 2,600 to
+8,900 of the 54,400. The rest is what Xen does to stop and start a vCPU, the runstate copies below among it, and cannot
+be had from Python. Xen's older scheduler (credit, in a CPU pool of its own) makes no difference. Decoded it took
+58,700, and stored 79,600 (118,200 with one CPU): there dom0 has half of its CPU to spare while the guest runs, but
+stores at its ticks, in one go, and the guest waits meanwhile.
 
 What a monitor cannot change, by an exact trace of a loop in C that does nothing but answer (Xen 4.17.7): 50,600
 instructions a hit, 47,600 of them Xen's. Of these, 28,000 go into telling the guest's vCPU, once as it stops and once
