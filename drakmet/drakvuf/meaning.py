@@ -27,8 +27,7 @@ class Maker:
         self, session: int, records: Iterable[type[Record]], processes: Processes, put: Callable[[Record], object]
     ) -> None:
         self.processes = processes
-        self._session = session
-        self._classes = {record.table: record for record in records}
+        self._kinds = {record.table: (record, _nothing(record, session)) for record in records}
         self._put = put
 
     def make(self, table: str, event: Event, lost: str | None = None, /, **columns: Any) -> None:
@@ -36,24 +35,18 @@ class Maker:
 
         ``lost`` names columns that DRAKVUF does not tell. A string may be given as guest text already (`Text`).
         """
-        record = self._classes.get(table)
-        if record is None:
+        kind = self._kinds.get(table)
+        if kind is None:
             return
-        fields = record.__struct_fields__
-        made: dict[str, Any] = dict.fromkeys(name for name in fields if name not in _COMMON)
+        record, nothing = kind
+        made = nothing.copy()
         for name, value in columns.items():
             if name in made:
                 made[name] = _text(value)
-        process = made.pop("process", event.process)
-        self._put(
-            record(
-                session=self._session,
-                time=event.time,
-                process=columns.get("process", process),
-                unreadable=lost,
-                **made,
-            )
-        )
+        made["time"] = event.time
+        made["process"] = columns.get("process", event.process)
+        made["unreadable"] = lost
+        self._put(record(**made))
 
 
 def meanings(maker: Maker) -> Mapping[str, Mapping[str, Meaning]]:
@@ -71,7 +64,11 @@ def meanings(maker: Maker) -> Mapping[str, Mapping[str, Meaning]]:
     return found
 
 
-_COMMON = ("session", "time", "vcpu", "process", "unreadable")
+def _nothing(record: type[Record], session: int) -> dict[str, Any]:
+    """Return the columns of a record that tells nothing."""
+    made: dict[str, Any] = dict.fromkeys(record.__struct_fields__)
+    made["session"] = session
+    return made
 
 
 def _text(value: Any) -> Any:

@@ -8,12 +8,30 @@ that the line is whole. Everything else, and the first of each kind, takes the s
 
 from __future__ import annotations
 
-import re
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drakmet.drakvuf.lenient import Pairs, dump, guest_text, integer, is_clean, plain
+from drakmet.drakvuf.digits import HIGHS, LOWS, MICROSECONDS, MILLISECONDS, SECONDS, SHORTS
+from drakmet.drakvuf.forms import (
+    BEGINNING,
+    HEAD,
+    METHOD,
+    PREFIX,
+    Odd,
+    all_whole,
+    head_of,
+    is_whole,
+    number_of,
+    parts,
+    read_fields,
+    read_odd,
+    simple,
+    tells,
+    time_of,
+)
+from drakmet.drakvuf.lenient import Pairs, dump, guest_text, is_clean, plain
 from drakmet.drakvuf.mending import Mender, Refused, Whole
 from drakmet.drakvuf.processes import Processes, Told
 from drakmet.drakvuf.rows import Event, Table, Tally
@@ -21,7 +39,7 @@ from drakmet.drakvuf.tables import BY_PLUGIN
 from drakmet.text import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from drakmet.drakvuf.rows import Meaning
     from drakmet.drakvuf.tables import DrakvufRecord
@@ -30,37 +48,11 @@ if TYPE_CHECKING:
 RUNNING = "RunningProcess"
 """In the place of a function for lines that list what ran already."""
 
-_HEAD = ("Plugin", "TimeStamp", "PID", "PPID", "TID", "UserId", "ProcessName", "Method", "EventUID")
-_OLD_HEAD = ("Plugin", "TimeStamp", "PID", "PPID", "TID", "UserName", "UserId", "ProcessName", "Method", "EventUID")
-_PREFIX = re.compile(r'\{"Plugin": ?"([A-Za-z0-9_]{1,60})", ?')
-_METHOD = re.compile(r': ?"([^"\\\x00-\x1f]{1,200})", ?')
-_STAMP = re.compile(r"(\d{1,10})\.(\d{6})", re.ASCII)
-_EVENT = re.compile(r"0x[0-9a-f]{1,15}")
 LONGEST = 16 << 20
 """Bytes of a line past which it comes in pieces, so that memory stays bounded."""
 _REMEMBERED = 1 << 14
-_BITS = 1 << 63
-
-
-class _Whole(msgspec.Struct):
-    """Any object: decoding into it only checks that the text is one."""
-
-
-class _Odd(msgspec.Struct):
-    """What is looked at in a line without the common keys."""
-
-    TimeStamp: Any = None
-    PID: Any = None
-    PPID: Any = None
-    TID: Any = None
-    Method: Any = None
-    EventUID: Any = None
-    RunningProcess: Any = None
-
-
-_check = msgspec.json.Decoder(_Whole).decode
-_odd = msgspec.json.Decoder(_Odd).decode
-_fields = msgspec.json.Decoder(dict[str, Any]).decode
+_PIECE = 256
+"""Lines that are looked at together, if not all of a block are whole."""
 
 
 class Parser:
@@ -84,7 +76,6 @@ class Parser:
         self._mender = Mender()
         self._tables: dict[str, Table] = {}
         self._prefixes: dict[str, Table] = {}
-        self._methods: dict[str, str] = {}
         self.begin: int | None = None
         self.end: int | None = None
         self._time = 0
@@ -108,7 +99,7 @@ class Parser:
             block = block.removeprefix(b"\xef\xbb\xbf")
         try:
             text = block.decode()
-            dirty = "\\ud" in text or "\\uD" in text
+            dirty = "\\u" in text and ("\\ud" in text or "\\uD" in text)
         except UnicodeDecodeError:
             text, dirty = block.decode("utf-8", "surrogateescape"), True
         lines = text.split("\n")
@@ -116,14 +107,24 @@ class Parser:
             lines.pop()
         self.tally.lines += len(lines)
         if not dirty:
-            self._quick(lines)
+            self._clean(lines, text)
             return
-        for line in lines:
-            if is_clean(line):
-                self._quick([line])
+        for clean, run in itertools.groupby(lines, is_clean):
+            if clean:
+                self._quick(list(run), whole=False)
             else:
-                self._line += 1
-                self._slow(line)
+                for line in run:
+                    self._line += 1
+                    self._slow(line)
+
+    def _clean(self, lines: list[str], text: str) -> None:
+        """Take lines without a stray byte; ``text`` is all of them."""
+        if all_whole(text, len(lines)):
+            self._quick(lines, whole=True)
+            return
+        for at in range(0, len(lines), _PIECE):
+            piece = lines[at : at + _PIECE]
+            self._quick(piece, whole=len(piece) < len(lines) and all_whole("\n".join(piece), len(piece)))
 
     def _piece(self, block: bytes) -> bytes:
         """Put a piece of a line that is too long to be held apart; return what follows on the line's end."""
@@ -142,93 +143,97 @@ class Parser:
         """Nothing follows: what waits for the rest of a line will not get it."""
         self._settle(self._mender.give_up("the log ends within it"))
 
-    def take(self) -> list[tuple[type[DrakvufRecord], dict[str, list[Any]]]]:
+    def take(self) -> list[tuple[type[DrakvufRecord], dict[str, Sequence[Any]]]]:
         """Return the rows since the last call, by table and column."""
         found = []
         for table in self._tables.values():
-            if count := len(table.time):
+            if count := len(table.rows):
                 self.tally.by_plugin[table.plugin] += count
                 self.tally.records += count
-                self._span(table.time)
-                found.append((table.record, table.columns(self._session)))
+                columns = table.columns(self._session)
+                self._span(columns["time"])
+                found.append((table.record, columns))
                 table.clear()
         self._untimed.clear()
         return found
 
-    def _span(self, times: list[int]) -> None:
+    def _span(self, times: Sequence[int]) -> None:
         begin, end = min(times), max(times)
         if begin:  # else none of them is known
             self.begin = begin if self.begin is None else min(begin, self.begin)
         if end:
             self.end = end if self.end is None else max(end, self.end)
 
-    def _quick(self, lines: list[str]) -> None:
-        prefixes, methods, actors = self._prefixes, self._methods, self.processes.actors
-        pending, check, slow = self._mender.pending, _check, self._slow
-        last, now = self._last, self._time
-        base = self._line
-        for number, line in enumerate(lines, base + 1):
-            before, _, rest = line.partition('"TimeStamp"')
-            table = prefixes.get(before)
-            if table is not None and not pending and line != last:
-                stamp, _, rest = rest.partition(",")
-                who, _, rest = rest.partition('"Method"')
-                named, _, rest = rest.partition('"EventUID"')
-                event, _, rest = rest.partition(",")
-                method, actor = methods.get(named), actors.get(who)
-                digits = stamp[-18:-8] + stamp[-7:-1]
-                if (
-                    method is not None
-                    and actor is not None
-                    and rest
-                    and stamp[-8:-7] == "."
-                    and stamp[:-18] in (':"', ': "')
-                    and stamp[-1:] == '"'
-                    and digits.isascii()
-                    and digits.isdecimal()
-                    and event.startswith((': "0x', ':"0x'))
-                    and event[-1:] == '"'
-                    and len(event) <= 21
-                    and "_" not in event
-                ):
+    def _quick(self, lines: list[str], *, whole: bool, first: bool = True) -> None:
+        """Take clean lines; ``whole`` says that each of them is an object, and nothing else.
+
+        ``first`` says that they may be the first of their kind.
+        """
+        prefixes, actors, pending = self._prefixes, self.processes.actors, self._mender.pending
+        last, now, number = self._last, self._time, self._line
+        for line in lines:
+            number += 1
+            if line != last and not pending:
+                try:
+                    before, _, rest = line.partition('"TimeStamp"')
+                    table = prefixes[before]
+                    head, _, rest = rest.partition('"EventUID"')
+                    stamp, _, head = head.partition(",")
+                    who, _, named = head.partition('"Method"')
+                    event, _, rest = rest.partition(",")
+                    method, meaning = table.methods[named]
+                    process, tid, prefix, pid = actors[who]
+                    time = SECONDS[stamp[:-7]] + MILLISECONDS[stamp[-7:-4]] + MICROSECONDS[stamp[-4:]]
                     try:
-                        uid = int(event[event.index("x") + 1 : -1], 16)
-                        fields = actor.prefix + rest.strip()
-                        check(fields)
-                    except (ValueError, msgspec.MsgspecError):
-                        pass
-                    else:
-                        last, time = line, int(digits) * 1000
+                        uid = HIGHS[event[:-4]] + LOWS[event[-4:]]
+                    except KeyError:
+                        uid = SHORTS[event]
+                    fields = prefix + rest.strip()
+                except KeyError:
+                    pass
+                else:
+                    if whole or is_whole(fields):
                         if time < now:
                             self.tally.backwards += 1
-                        now = time
-                        table.time.append(time)
-                        table.line.append(number)
-                        table.process.append(actor.process)
-                        table.tid.append(actor.tid)
-                        table.method.append(method)
-                        table.event.append(uid)
-                        table.fields.append(fields)
-                        meaning = table.meanings.get(method)
+                        last, now = line, time
+                        table.rows.append((time, process, number, tid, method, uid, fields))
                         if meaning is not None:
-                            known = Event(table.plugin, method, time, actor.process, actor.pid, actor.tid)
-                            meaning(known, _fields(fields))
+                            meaning(Event(table.plugin, method, time, process, pid, tid), read_fields(fields))
                         continue
             self._last, self._time, self._line = last, now, number
-            if pending or not self._halfway(line):
-                slow(line)
+            if pending:
+                self._slow(line)
+            elif first and line != last and self._meet(line, whole):
+                self._line -= 1
+                self._quick([line], whole=True, first=False)
+            elif not self._halfway(line):
+                self._slow(line)
             last, now, pending = self._last, self._time, self._mender.pending
-        self._last, self._time = last, now
-        self._line = base + len(lines)
+        self._last, self._time, self._line = last, now, number
+
+    def _meet(self, line: str, whole: bool) -> bool:
+        """Learn the parts of a whole line of the usual form that is the first of its kind."""
+        match = BEGINNING.match(line)
+        if match is None or match[2] not in BY_PLUGIN or not (whole or is_whole(line)):
+            return False
+        before, plugin, stamp, who, pid, ppid, tid, user_name, user, name, named, method = match.groups()
+        time = time_of(stamp)
+        assert time is not None  # noqa: S101 - the same form
+        self._seen(time)
+        self._learn(before, plugin, named, method)
+        if who not in self.processes.actors:
+            told = Told(int(pid), int(ppid), int(tid), int(user), msgspec.json.decode(name), user_name)
+            self.processes.actor(who, told, time)
+        return True
 
     def _halfway(self, line: str) -> bool:
         """Take a whole line of a known plugin that lacks the common keys; False if it is none."""
-        match = _PREFIX.match(line)
+        match = PREFIX.match(line)
         if match is None or match[1] not in BY_PLUGIN:
             return False
         fields = "{" + line[match.end() :].rstrip()
         try:
-            odd = _odd(fields)
+            odd = read_odd(fields)
         except (ValueError, RecursionError):
             return False
         if odd.EventUID is not None:
@@ -267,9 +272,9 @@ class Parser:
             return
         clean = is_clean(line)
         table = self._table(plugin)
-        head = _head(pairs)
+        head = head_of(pairs)
         if head is None:
-            odd = _Odd(*(_simple(pairs.first(name)) for name in _Odd.__struct_fields__))
+            odd = Odd(*(simple(pairs.first(name)) for name in Odd.__struct_fields__))
             own = Pairs(pair for pair in pairs if pair != ("Plugin", plugin))
             self._odd(table, odd, dump(own, escaped=not clean))
         elif line == self._last:
@@ -279,13 +284,13 @@ class Parser:
             time, method, number, told = head
             self._last = line
             self._seen(time)
-            own = Pairs(pairs[len(_HEAD) + (told.user_name is not None) :])
-            before, key, named = _parts(line)
+            own = Pairs(pairs[len(HEAD) + (told.user_name is not None) :])
+            before, key, named = parts(line)
             if clean and plugin in BY_PLUGIN:
                 self._learn(before, plugin, named, method)
             actor = self.processes.actors.get(key) if clean else None
             if actor is None:
-                actor = self.processes.actor(key if clean and _tells(key, told) else "", told, time)
+                actor = self.processes.actor(key if clean and tells(key, told) else "", told, time)
             if told.user_name is not None:
                 own.insert(0, ("UserName", told.user_name))
             event = Event(plugin, method, time, actor.process, told.pid, told.tid)
@@ -293,7 +298,7 @@ class Parser:
             if meaning := table.meanings.get(method):
                 meaning(event, plain(own))
         if not clean:
-            table.raw[len(table.time) - 1] = line.encode("utf-8", "surrogateescape")
+            table.raw[len(table.rows) - 1] = line.encode("utf-8", "surrogateescape")
         if table.plugin == "":
             table.other.append(guest_text(plugin))
 
@@ -306,110 +311,44 @@ class Parser:
 
     def _learn(self, before: str, plugin: str, named: str, method: str) -> None:
         """Remember how a line's parts look, if each is what it seems, for the next line that has them."""
-        for known in (self._prefixes, self._methods):
+        table = self._table(plugin)
+        for known in (self._prefixes, table.methods):
             if len(known) >= _REMEMBERED:
                 known.clear()
-        if (match := _PREFIX.fullmatch(before)) and match[1] == plugin:
-            self._prefixes[before] = self._table(plugin)
-        if (match := _METHOD.fullmatch(named)) and match[1] == method:
-            self._methods[named] = method
+        if (match := PREFIX.fullmatch(before)) and match[1] == plugin:
+            self._prefixes[before] = table
+        if (match := METHOD.fullmatch(named)) and match[1] == method:
+            table.methods[named] = method, table.meanings.get(method)
 
-    def _odd(self, table: Table, odd: _Odd, fields: str) -> None:
+    def _odd(self, table: Table, odd: Odd, fields: str) -> None:
         """A line without the common keys, such as those of rootkitmon and of the processes that run already."""
-        stamp = _time(odd.TimeStamp)
+        stamp = time_of(odd.TimeStamp)
         if stamp is not None:
             self._seen(stamp)
-        pid, ppid, name = _number(odd.PID), _number(odd.PPID), odd.RunningProcess
+        pid, ppid, name = number_of(odd.PID), number_of(odd.PPID), odd.RunningProcess
         process = None
         if pid is not None and ppid is not None and isinstance(name, str):
             process = self.processes.running(pid, ppid, name, self._time)
         elif pid is not None:
             process = self.processes.known(pid, self._time)
         if stamp is None:
-            table.unreadable[len(table.time)] = "time"
+            table.unreadable[len(table.rows)] = "time"
             if not self._time:
-                self._untimed.append((table, len(table.time)))
+                self._untimed.append((table, len(table.rows)))
         method = odd.Method if isinstance(odd.Method, str) else None
         meant = method or (RUNNING if isinstance(name, str) else "")
-        event = Event(table.plugin, meant, self._time, process, pid, _number(odd.TID))
+        event = Event(table.plugin, meant, self._time, process, pid, number_of(odd.TID))
         self._append(table, event, None, None if method is None else guest_text(method), fields)
         if meaning := table.meanings.get(meant):
-            meaning(event, _fields(fields))
+            meaning(event, read_fields(fields))
 
     def _append(self, table: Table, event: Event, number: int | None, method: str | None, fields: str) -> None:
-        table.time.append(event.time)
-        table.line.append(self._line)
-        table.process.append(event.process)
-        table.tid.append(event.tid)
-        table.method.append(method)
-        table.event.append(number)
-        table.fields.append(fields)
+        table.rows.append((event.time, event.process, self._line, event.tid, method, number, fields))
 
     def _seen(self, time: int) -> None:
         """A time is known; lines before it that had none get it."""
         self.tally.backwards += time < self._time
         self._time = time
         for table, place in self._untimed:
-            table.time[place] = time
+            table.rows[place] = (time, *table.rows[place][1:])
         self._untimed.clear()
-
-
-def _head(pairs: Pairs) -> tuple[int, str, int, Told] | None:
-    """Return time, function, EventUID and who, if the common keys are what they should be."""
-    names = tuple(name for name, _ in pairs[: len(_OLD_HEAD)])
-    if names[: len(_HEAD)] == _HEAD:
-        user_name = None
-        _, stamp, pid, ppid, tid, user, name, method, number = (value for _, value in pairs[: len(_HEAD)])
-    elif names == _OLD_HEAD:
-        _, stamp, pid, ppid, tid, user_name, user, name, method, number = (
-            value for _, value in pairs[: len(_OLD_HEAD)]
-        )
-        if user_name != "SessionID":
-            return None
-    else:
-        return None
-    time = _time(stamp)
-    pid, ppid, tid, user = integer(pid), integer(ppid), integer(tid), integer(user)
-    if time is None or pid is None or ppid is None or tid is None or user is None:
-        return None
-    if type(name) is not str or type(method) is not str or type(number) is not str or not _EVENT.fullmatch(number):
-        return None
-    return time, method, int(number, 16), Told(pid, ppid, tid, user, name, user_name)
-
-
-def _simple(value: Any) -> Any:
-    """Return a leniently parsed value as the strict parser gives it, as far as it matters here."""
-    return value if type(value) is str else integer(value)
-
-
-def _number(value: Any) -> int | None:
-    return value if type(value) is int and -_BITS <= value < _BITS else None
-
-
-def _time(stamp: Any) -> int | None:
-    """Return nanoseconds for DRAKVUF's ``"sec.usec"``."""
-    match = _STAMP.fullmatch(stamp) if type(stamp) is str else None
-    return int(match[1] + match[2]) * 1000 if match else None
-
-
-def _parts(line: str) -> tuple[str, str, str]:
-    """Return a line's texts before the time, from there to the function, and from there to the EventUID."""
-    before, _, rest = line.partition('"TimeStamp"')
-    _, _, rest = rest.partition(",")
-    who, _, rest = rest.partition('"Method"')
-    return before, who, rest.partition('"EventUID"')[0]
-
-
-def _tells(key: str, told: Told) -> bool:
-    """Tell whether this text, taken for itself, says who did it, and nothing else."""
-    text = key.strip()
-    if not text.endswith(","):
-        return False
-    try:
-        who = msgspec.json.decode("{" + text[:-1] + "}")
-    except msgspec.MsgspecError:
-        return False
-    names = ["PID", "PPID", "TID", "UserName", "UserId", "ProcessName"]
-    if told.user_name is None:
-        names.remove("UserName")
-    return list(who) == names and (who["PID"], who["ProcessName"]) == (told.pid, told.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from drakmet.drakvuf.tables import BY_PLUGIN, DrakvufOther
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from drakmet.drakvuf.tables import DrakvufRecord
 
@@ -29,6 +29,9 @@ class Event:
 
 if TYPE_CHECKING:
     Meaning = Callable[[Event, dict[str, Any]], None]
+    Row = tuple[int, int | None, int, int | None, str | None, int | None, str]
+
+_COLUMNS = ("time", "process", "line", "tid", "method", "event", "fields")
 
 
 @dataclass
@@ -56,43 +59,30 @@ class Tally:
 
 
 class Table:
-    """The rows of one table, column by column."""
+    """The rows of one table: time, process, line, tid, method, event and fields of each."""
 
-    __slots__ = ("event", "fields", "line", "meanings", "method", "other", "plugin", "process", "raw", "record",
-                 "tid", "time", "unreadable")  # fmt: skip
+    __slots__ = ("meanings", "methods", "other", "plugin", "raw", "record", "rows", "unreadable")
 
     def __init__(self, plugin: str, meanings: Mapping[str, Meaning]) -> None:
         self.plugin = plugin
         self.record: type[DrakvufRecord] = BY_PLUGIN.get(plugin, DrakvufOther)
         self.meanings = meanings
+        self.methods: dict[str, tuple[str, Meaning | None]] = {}
+        """Functions and what is to be done with their lines, by the text in which they stand in a line."""
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
-        self.time: list[int] = []
-        self.line: list[int] = []
-        self.process: list[int | None] = []
-        self.tid: list[int | None] = []
-        self.method: list[str | None] = []
-        self.event: list[int | None] = []
-        self.fields: list[str] = []
+        self.rows: list[Row] = []
         self.other: list[str] = []
         self.unreadable: dict[int, str] = {}
         self.raw: dict[int, bytes] = {}
 
-    def columns(self, session: int) -> dict[str, list[Any]]:
-        """Return the rows."""
-        count = len(self.time)
-        found: dict[str, list[Any]] = {
-            "session": [session] * count,
-            "time": self.time,
-            "process": self.process,
-            "line": self.line,
-            "tid": self.tid,
-            "method": self.method,
-            "event": self.event,
-            "fields": self.fields,
-        }
+    def columns(self, session: int) -> dict[str, Sequence[Any]]:
+        """Return the rows, of which there must be any."""
+        count = len(self.rows)
+        found: dict[str, Sequence[Any]] = {"session": [session] * count}
+        found |= zip(_COLUMNS, zip(*self.rows, strict=True), strict=True)
         if self.unreadable:
             found["unreadable"] = [self.unreadable.get(place) for place in range(count)]
         if self.raw:

@@ -33,7 +33,7 @@ APPLICATION_ID = 0x64726B6D
 """``drkm`` in ``PRAGMA application_id``: how a file says that drakmet wrote it."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_OUR_COLUMN = re.compile(r"""GENERATED ALWAYS AS \(json_extract\([a-z_]+, '\$\."[A-Za-z0-9_]+"'\)\) VIRTUAL""")
+OUR_COLUMN = re.compile(r"""GENERATED ALWAYS AS \(json_extract\([a-z_]+, '\$\."[A-Za-z0-9_]+"'\)\) VIRTUAL""")
 _COMPUTING = re.compile(r"\b(?:AS|CHECK|DEFAULT|GENERATED)\b\s*\(?", re.IGNORECASE)
 _RESERVED = ("sqlite_", "drakmet_")
 # A second record with the same values here replaces the first: an interval is written when it begins and when it ends.
@@ -136,7 +136,7 @@ def refuse_others(connection: sqlite3.Connection, path: object) -> None:
 def computes_only_ours(connection: sqlite3.Connection) -> bool:
     """Tell whether nothing in a file's schema runs a function but computed columns as we make them."""
     for kind, sql in connection.execute("SELECT type, sql FROM sqlite_schema WHERE sql IS NOT NULL"):
-        if kind not in ("table", "index") or _COMPUTING.search(_OUR_COLUMN.sub("", sql)):
+        if kind not in ("table", "index") or _COMPUTING.search(OUR_COLUMN.sub("", sql)):
             return False
     return True
 

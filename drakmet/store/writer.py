@@ -23,6 +23,7 @@ from drakmet.store import faults, schema
 from drakmet.store.batch import Inserter
 from drakmet.store.chain import Chain
 from drakmet.store.checkpoint import Checkpointer
+from drakmet.store.lean import forget_computed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -253,6 +254,7 @@ class Writer:
                     )
             schema.prepare(db, fresh.values(), where=str(self.path))
             self._follow(fresh.values())
+            forget_computed(self._connection, [table.name for table in fresh.values() if table.computed])
         for record in records:
             self._tables[record] = Inserter(fresh[record.table])
 

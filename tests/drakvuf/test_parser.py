@@ -8,13 +8,14 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from drakmet.drakvuf.lenient import parse as lenient
+from drakmet.drakvuf.parser import Parser
 from drakmet.drakvuf.tables import BY_PLUGIN, RECORDS, column_of
 from drakmet.text import unescape
-from drakvuf.logs import LINUX, WINDOWS, WITHOUT_HEAD, line, parse, sample, unpacked
+from drakvuf.logs import LINUX, WINDOWS, WITHOUT_HEAD, Parsed, line, parse, sample, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,6 +188,7 @@ NAMES = st.binary(max_size=12) | st.sampled_from([b'"', b"\\", b"\n", b'{"Plugin
 VALUES = st.recursive(
     NAMES | st.integers(-(2**70), 2**70) | st.none(), lambda inner: st.lists(inner, max_size=3), max_leaves=4
 )
+REAL = [one for path in (WINDOWS, *LINUX) for one in unpacked(path).split(b"\n")[::97]]
 LINES = st.builds(
     line,
     st.sampled_from([*BY_PLUGIN, "newmon"]),
@@ -208,6 +210,34 @@ def test_whole_lines_are_all_rows(lines: list[bytes]) -> None:
     repeated = sum("once more" in reason for _, reason in found.refused)
     assert len(found.rows) == len(lines) - repeated
     assert len(found.refused) == repeated
+
+
+def slowly(parser: Parser, lines: list[str], **_: bool) -> None:
+    """Take lines without a look at what recurs in them."""
+    for one in lines:
+        parser._line += 1
+        parser._slow(one)
+
+
+def meant(found: Parsed) -> tuple[Any, ...]:
+    """Return what a log came to, however its own keys were spaced."""
+    rows = [row | {"fields": lenient(row["fields"])} for row in found.rows]
+    return rows, found.records, found.refused, found.parser.tally, found.parser.begin, found.parser.end
+
+
+@given(st.lists(LINES | st.sampled_from(REAL), max_size=12), st.lists(st.integers(0, 4000), max_size=2), st.booleans())
+@settings(max_examples=150, deadline=None, phases=(Phase.explicit, Phase.generate))
+def test_what_recurs_is_looked_up_as_it_is_read(lines: list[bytes], cuts: list[int], spaced: bool) -> None:
+    log = b"\n".join(lines * 2)
+    if spaced:
+        log = log.replace(b'":', b'": ').replace(b',"', b', "')
+    for cut in cuts:
+        at = cut % (len(log) + 1)
+        log = log[:at] + log[at + cut % 9 :]
+    with pytest.MonkeyPatch.context() as patch:
+        quickly = parse(log)
+        patch.setattr(Parser, "_quick", slowly)
+        assert meant(quickly) == meant(parse(log))
 
 
 @given(
