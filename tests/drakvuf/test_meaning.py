@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drakmet.drakvuf.meaning import Maker, meanings
@@ -226,6 +226,7 @@ def test_what_glib_escapes_is_undone(data: bytes) -> None:
 
 
 @given(st.sampled_from(["procmon", "filetracer", "socketmon"]), st.data())
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 def test_no_value_is_taken_for_what_it_is_not(plugin: str, data: st.DataObject) -> None:
     found = parse(b"", meanings=lambda parser, put: meanings(Maker(1, OWN, parser.processes, put)))
     known = sorted(found.parser._meanings[plugin])
