@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOMENT: Final = 5_000_000
 """Nanoseconds for looking at rights each time, and for hashing again: a hundredth of a CPU in all."""
+_HURRIED: Final = 200_000_000
+"""The same while memory comes and goes: no more at once, as the guardian waits for signs of life."""
 _LEAST: Final = 16
 """Frames that are looked at all the same."""
 _BETWEEN: Final = 32
@@ -48,7 +50,7 @@ class PageCheck:
         self._at = self._hashed = 0
         self._granted: list[int] = []
         self._rounds: list[int] = []
-        self._hurry = False
+        self._left = 0
         self._open_since = 0
         self._open_most = 0
         self._untold: list[Gap] = []
@@ -63,21 +65,19 @@ class PageCheck:
         """Look at some frames; at all of them if the guest got or gave up memory."""
         size = self._pages()
         if size != self._size:
-            self._size, self._hurry = size, True
-        found = self._all_rights() if self._hurry else self._some_rights(now)
+            self._size, self._left = size, len(self._executing.all)
+        found = self._some_rights(now, _HURRIED if self._left > 0 else _MOMENT)
         if found:
-            if not self._hurry:
-                found += self._all_rights()  # memory seldom changes in one place only
+            self._left = len(self._executing.all)  # memory seldom changes in one place only
             since = self._rounds[0]
             text = f"{found} frames came to the guest, or were exchanged, and could run unseen until they were found"
             self._untold.append(Gap(since, now, CoverageKind.CHANGED, text))
-        self._hurry = False
         self._hash_again(now)
         self._end_rests(now)
 
-    def _some_rights(self, now: int) -> int:
+    def _some_rights(self, now: int, moment: int) -> int:
         frames = self._executing.all
-        found, count, until = 0, 0, time.monotonic_ns() + _MOMENT
+        found, count, until = 0, 0, time.monotonic_ns() + moment
         while count < len(frames) and (count < _LEAST or time.monotonic_ns() < until):
             found += self._put_right(frames[self._at])
             count += 1
@@ -85,14 +85,9 @@ class PageCheck:
             if self._at >= len(frames):
                 self._at = 0
                 self._rounds = [*self._rounds[-1:], now]
-        return found
-
-    def _all_rights(self) -> int:
-        found = 0
-        for number, gfn in enumerate(list(self._executing.all)):
-            found += self._put_right(gfn)
-            if number % _BETWEEN == 0:
+            if count % _BETWEEN == 0:
                 self._between()
+        self._left -= count
         return found
 
     def _put_right(self, gfn: int) -> bool:
