@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from identity.tiny import build
 
 from drakmet import cli
 from drakmet.cli.demo import RECORDING
@@ -66,3 +69,13 @@ def test_a_broken_plugin_is_told_of_and_the_run_is_partly_done(tmp_path: Path, t
     assert code == ExitCode.PARTLY
     assert told in said
     assert "broken.py" in said
+
+
+def test_without_executed_pages_nothing_is_named_and_the_coverage_says_so(tmp_path: Path) -> None:
+    build(tmp_path).__exit__()
+    code, _ = replayed(tmp_path, *NOBODY, "--no-rules", "--identity", str(tmp_path / "pages.db"))
+    assert code == ExitCode.PARTLY
+    with closing(sqlite3.connect(tmp_path / "replayed.db")) as connection:
+        query = "SELECT kind, gap FROM coverage WHERE plugin = 'identity' AND trap = 'applications'"
+        assert connection.execute(query).fetchall() == [("not armed", "the recording has no executed pages")]
+        assert connection.execute("SELECT count(*) FROM application").fetchone() == (0,)
