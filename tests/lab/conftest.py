@@ -52,6 +52,7 @@ def busy_guest(lab_host: Host, lab_guest: Agent) -> Iterator[Agent]:
 
 
 UNPROVEN = (
+    "test_applications",
     "test_bad_input",
     "test_fleet",
     "test_guest_debugger",
