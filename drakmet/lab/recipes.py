@@ -20,6 +20,10 @@ TOOLS = (
     "libncurses6",
     "ncurses-base",
     "libslirp0",
+    # Bochs itself is linked against these, whichever screen it is given.
+    "libgtk-3-0t64",
+    "libreadline8t64",
+    "libsamplerate0",
 )
 TOOLS_ALONE = ("bochs", "bochs-term", "grub-pc-bin", "grub-xen-bin")
 # QEMU 7.2 is the one whose SVM was tried.

@@ -76,7 +76,9 @@ def test_json_is_one_object_a_line(core: Path, tmp_path: Path) -> None:
     summary = told[-1]
     findings = [row for row in told if row["table"] == "finding"]
     assert guest["rows"]["process"] > 40
-    assert (guest["failed"], guest["gaps"], guest["paused"]) == (False, [], None)
+    # Of the page cache's types this image has kept none: what rests on them says so.
+    cut = ["code_views: struct address_space has no member i_pages"]
+    assert (guest["failed"], guest["gaps"], guest["paused"]) == (False, cut, None)
     assert set(Finding.__struct_fields__) < set(findings[0])
     assert (summary["findings"], summary["exit_code"], summary["failed"]) == (len(findings), 1, 0)
 
@@ -151,7 +153,8 @@ def test_a_kernel_without_types_is_read_with_an_isf_file(
     result = run(f"image:{bare}", "--db", tmp_path / "d.db", "--no-rules", "--isf", other)
     assert result.exit_code == 4  # it is another kernel's
     result = run(f"image:{bare}", "--db", tmp_path / "b.db", "--no-rules", "--isf", isf)
-    assert result.exit_code == 0, result.output
+    # Partly done, as with the image's own types: they are cut, and none of the page cache's is left.
+    assert (result.exit_code, result.output.count("i_pages")) == (3, 1), result.output
     run(f"image:{core}", "--db", tmp_path / "c.db", "--no-rules")
     told = [[rows(tmp_path / f"{which}.db", f"SELECT count(*) FROM {table}") for table in TABLES] for which in "bc"]  # noqa: S608
     assert told[0] == told[1]
@@ -194,7 +197,7 @@ def test_libvmi_sees_the_same(tmp_path: Path) -> None:
     found = []
     for kind in ("vmi", "image"):
         result = run(f"{kind}:{path}", "--db", tmp_path / f"{kind}.db", "--no-rules")
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == 3, result.output  # partly done, for what is cut out of the image
         found.append(rows(tmp_path / f"{kind}.db", "SELECT pid, comm, exe, start_time FROM process ORDER BY pid"))
     assert found[0] == found[1]
     assert sorted(through_libvmi(path)) == [row[:2] for row in found[0]]
