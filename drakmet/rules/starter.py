@@ -60,7 +60,7 @@ def starter(name: str, record: type[Record]) -> str:
     assert column is not None  # noqa: S101 - asked before
     value = "/opt/example/x" if "path" in column else "example"
     condition = f"{record.table}.{column} " + ("GLOB '/opt/example/*'" if "path" in column else "= 'example'")
-    needed = {one.name: _VALUES[one.sql_type] for one in columns(record) if _needed(one)}
+    needed = {one.name: [] if one.is_json else _VALUES[one.sql_type] for one in columns(record) if _needed(one)}
     return _TEMPLATE.format(
         id=json.dumps(name),
         since=json.dumps(".".join(__version__.split(".")[:2])),

@@ -89,7 +89,7 @@ def test_plugins_and_a_database_of_pages_go_with_the_bundle(tmp_path: Path) -> N
     (bundle,) = (tmp_path / "a").glob("bundle-*")
     assert {path.name for path in bundle.iterdir()} >= {"plugins", "identity.db"}
     Path(core(tmp_path, "5.10").removeprefix("image:")).rename(tmp_path / "later.core")
-    assert call("scan", "--resume", run, "--no-rules").exit_code in (0, 1)
+    assert call("scan", "--resume", run, "--no-rules").exit_code == 3  # all was read, but for what images lack
     assert [Path(source).name for source, _, _ in rows(run, wanted)] == ["6.1.core", "later.core"]
     assert not verify(run / "fleet.db").faults
 
