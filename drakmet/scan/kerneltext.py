@@ -43,15 +43,37 @@ class KernelTexts:
         self._files = files
         self._memory = memory
         self._moves = moves
+        self._rows_told: list[Record] = []
+        self._lost: list[str] = []
+        self._whole = False
 
     def __call__(self, scan: Reading) -> Iterator[Record]:
-        """Yield a row for the kernel and for each module, and one for each place that is not its file's."""
+        """Yield a row for the kernel and for each module, and one for each place that is not its file's.
+
+        Of a scan that reads several times only the first reading compares: what it read are not the scan's copies.
+        """
+        if self._whole:
+            for reason in self._lost:
+                scan.lose(reason)
+            yield from self._rows_told
+            return
+        self._rows_told, self._lost = [], []
+        for row in self._compared(scan):
+            self._rows_told.append(row)
+            yield row
+        self._whole = True
+
+    def _lose(self, scan: Reading, reason: str) -> None:
+        self._lost.append(reason)
+        scan.lose(reason)
+
+    def _compared(self, scan: Reading) -> Iterator[Record]:
         known = scan.guest.kernel
         kernel = Kernel(known.profile, self._memory, known.base, known.slide, known.levels)
         try:
             reference = self._files.find(kernel.build_id, kernel.profile.release)
         except DrakmetError as error:
-            scan.lose(f"{error.where}: {error.what}")
+            self._lose(scan, f"{error.where}: {error.what}")
             reference = None
         if reference is None:
             why = f"none of the files that were given is this kernel (build id {kernel.build_id or 'unknown'})"
@@ -81,12 +103,12 @@ class KernelTexts:
             try:
                 found.update(dict.fromkeys(read()))
             except GuestError as error:
-                scan.lose(f"modules by {name}: {error.what}")
+                self._lose(scan, f"modules by {name}: {error.what}")
         for address in sorted(found):
             try:
                 module: Module = settle(reader.module(address))
             except GuestError as error:
-                scan.lose(f"a module: {error.what}")
+                self._lose(scan, f"a module: {error.what}")
                 continue
             if module.state == "live":
                 yield module
@@ -155,14 +177,14 @@ class KernelTexts:
         ranges = [extent for module in modules for extent in text.extents(module)]
         owners = Owners(kernel, ranges, text.is_trampoline)
         for reason in owners.missing:
-            scan.lose(f"owners of code: {reason}")
+            self._lose(scan, f"owners of code: {reason}")
         told = 0
         try:
             for mapped in executable(kernel):
                 for one in owners.unowned(mapped):
                     told += 1
                     if told > _MOST_UNOWNED:
-                        scan.lose(f"more than {_MOST_UNOWNED} ranges of code without an owner")
+                        self._lose(scan, f"more than {_MOST_UNOWNED} ranges of code without an owner")
                         return
                     yield UnownedCode(
                         session=scan.session,
@@ -173,7 +195,7 @@ class KernelTexts:
                         start=_start(kernel, one.start, one.end),
                     )
         except GuestError as error:
-            scan.lose(error.what)
+            self._lose(scan, error.what)
 
 
 def _start(kernel: Kernel, start: int, end: int) -> str | None:

@@ -47,7 +47,7 @@ cat; tac; sort; wc; head -n 99; tail -n 5; cut -c1; tr a b; fold; fmt; nl; od; b
 sha1sum; sha224sum; sha256sum; sha384sum; sha512sum; b2sum; cksum; sum; uniq; paste; expand; unexpand; pr; ptx; shuf
 split -l 100000 - /tmp/split; tsort; csplit -s -f /tmp/csplit - 5; comm - /etc/hostname; join - /etc/hostname
 tee /dev/null; dd of=/dev/null; numfmt; factor; grep x; sed p; mawk 1; gzip -c; tar -t; xargs echo; bash; dash
-busybox cat; python3.11 -c "import sys; sys.stdin.read()"; openssl dgst -sha256; sleep 100000; timeout 99999 sleep 99998
+busybox cat; python3.11 -c "input()"; openssl dgst -sha256; sleep 100000; timeout 99999 sleep 99998
 watch -n 1000 true; vmstat 1000; rev; iconv -f utf8 -t latin1; ip monitor; wget -q -i - -O /dev/null
 flock /tmp/lock sleep 99997; pidwait nobody-is-called-so; more; date -f -; du --files0-from=-; cp /dev/stdin /tmp/copy
 dircolors -; mcookie -f -; shred -; top -b -d 1000; nc.openbsd -l 127.0.0.1 4711; find / -xdev -name x -files0-from -

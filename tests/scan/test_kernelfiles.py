@@ -92,3 +92,15 @@ def test_a_guest_whose_kernel_was_not_given_is_unverifiable_and_never_clean(tmp_
     assert isinstance(row, KernelImage)
     assert (row.module, row.verdict) == (None, "unverifiable")
     assert one.kernel.build_id in (row.why or "")
+
+
+def test_a_scan_that_reads_several_times_reads_the_kernels_files_once(tmp_path: Path) -> None:
+    one, given = image("6.1"), tmp_path / "linux-image.deb"
+    given.write_bytes(package({"./boot/vmlinuz-6.1": b"no kernel".ljust(8192)}))
+    texts = KernelTexts(KernelFiles([given]), one.memory, moves=False)
+    first, second = Reading(one.guest, 1, 1, 1), Reading(one.guest, 1, 1, 1)
+    rows = list(texts(first))
+    given.unlink()
+    assert list(texts(second)) == rows
+    assert second.lost == first.lost
+    assert "neither an ELF file nor a bzImage" in next(iter(first.lost.values())).most_common()[0][0]
