@@ -73,6 +73,7 @@ class _View:
         self._regions = Regions(guest.kernel)
         self._cache = PageCache(guest.kernel)
         self._paths: dict[int, str | None] = {}
+        self._shared: dict[tuple[int, int], int | None] = {}
 
     def of(self, task: int, process: Process) -> list[_Odd]:
         """Return what is odd in one process."""
@@ -82,6 +83,7 @@ class _View:
         cr3 = self._guest.task_reader.cr3(mm)
         regions = list(self._regions.of(mm))
         found: list[_Odd] = []
+        mappings: dict[int, int] = {}
         at, pages = 0, 0
         uncovered: list[UserCode] = []
         for code in executable(self._memory, cr3, self._guest.kernel.levels):
@@ -95,16 +97,26 @@ class _View:
                 if at == len(regions) or regions[at].start > address or not regions[at].flags & VM_EXEC:
                     uncovered.append(UserCode(address, gpa, PAGE_SIZE))
                 elif regions[at].file and not regions[at].flags & VM_WRITE:
-                    row = self._forms(process, regions[at], address, gpa)
+                    row = self._forms(process, regions[at], address, gpa, mappings)
                     if row is not None:
                         found.append((("forms", address), row))
         return found + [(("uncovered", one.address), self._uncovered(process, one)) for one in _joined(uncovered)]
 
-    def _forms(self, process: Process, region: Region, address: int, gpa: int) -> CodeInTwoForms | None:
-        """Compare a page with that of the page cache; a page that is the cache's own is no copy."""
+    def _forms(
+        self, process: Process, region: Region, address: int, gpa: int, mappings: dict[int, int]
+    ) -> CodeInTwoForms | None:
+        """Compare a page with that of the page cache; a page that is the cache's own is no copy.
+
+        Most processes have the cache's own pages of the same few libraries: which these are is looked up once.
+        """
         number = (region.offset + address - region.start) // PAGE_SIZE
         try:
-            cached = self._cache.frame(self._cache.mapping(region.file), number)
+            if region.file not in mappings:
+                mappings[region.file] = self._cache.mapping(region.file)
+            mapping = mappings[region.file]
+            if self._shared.get((mapping, number)) == gpa:
+                return None
+            cached = self._shared[mapping, number] = self._cache.frame(mapping, number)
             if cached is None or cached == gpa:
                 return None
             own, shared = self._memory.read(gpa, PAGE_SIZE), self._memory.read(cached, PAGE_SIZE)

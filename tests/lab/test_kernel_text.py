@@ -85,11 +85,11 @@ def probe(host: Host, *stages: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def told(text_host: Host, text_guest: Agent) -> dict[str, dict[str, Any]]:
-    """Return what was told of a clean guest and of what was forged."""
-    return probe(text_host, "clean", "patched", "unlinked", "hidden", "clean")
+    """Return what was told of what was forged, and of the guest after all of it was put right."""
+    return probe(text_host, "patched", "unlinked", "hidden", "clean")
 
 
-@pytest.mark.parametrize("stage", ["clean", "unlinked", "hidden"])
+@pytest.mark.parametrize("stage", ["clean", "hidden"])
 def test_a_kernel_that_nobody_touched_is_verified_with_all_its_modules(
     text_guest: Agent, told: dict[str, dict[str, Any]], stage: str
 ) -> None:

@@ -10,6 +10,7 @@ import gzip
 import json
 import random
 import struct
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from drakmet.guest import isf
 from drakmet.guest.kernel import Kernel
 from drakmet.guest.linux import LinuxGuest
 from drakmet.guest.memory import SparseMemory
+from drakmet.guest.pagecache import PageCache
 from drakmet.guest.profile import Profile
 from drakmet.guest.regions import VM_EXEC, Regions
 from drakmet.guest.usercode import executable
@@ -27,6 +29,8 @@ from drakmet.scan.records import CodeInTwoForms, UncoveredCode
 from drakmet.scan.session import Reading
 
 if TYPE_CHECKING:
+    import pytest
+
     from drakmet.records import Record
 
 DATA = Path(__file__).parent.parent / "data"
@@ -63,6 +67,21 @@ def test_the_process_that_was_written_into_is_told_and_the_one_that_shares_the_p
         assert row.process is not None
         assert reading.processes[row.process].ppid == 1
         assert not reading.lost
+
+
+def test_a_page_that_processes_share_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[tuple[int, int]] = Counter()
+    frame = PageCache.frame
+
+    def counted(self: PageCache, mapping: int, number: int) -> int | None:
+        asked[mapping, number] += 1
+        return frame(self, mapping, number)
+
+    monkeypatch.setattr(PageCache, "frame", counted)
+    rows(kept()[0])
+    # One is asked for twice: that which was written into is another frame than the cache's.
+    assert len(asked) > 10
+    assert sorted(asked.values())[-2:] == [1, 2]
 
 
 def test_memory_that_the_page_tables_alone_make_code_is_told() -> None:
