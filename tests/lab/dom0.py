@@ -108,8 +108,11 @@ class Dom0:
         return outcome, opens
 
     def gaps(self) -> set[str]:
-        """Return the reasons of the gaps in the coverage of the file that was fetched last."""
-        return {reason for (reason,) in self.rows("SELECT gap FROM coverage WHERE gap IS NOT NULL")}
+        """Return why traps did not see all, by the coverage of the file that was fetched last."""
+        return {
+            reason
+            for (reason,) in self.rows("SELECT gap FROM coverage WHERE gap IS NOT NULL AND kind <> 'guest paused'")
+        }
 
     def alive(self) -> bool:
         """Tell whether the guest's programs go on: whether one answers within some seconds."""

@@ -55,6 +55,8 @@ def test_nothing_was_unreadable_or_lost(database: Path) -> None:
     connection = sqlite3.connect(database)
     rows = connection.execute("SELECT (SELECT count(*) FROM plugin_fault), (SELECT count(*) FROM drakmet_quarantine)")
     assert rows.fetchone() == (0, 0)
-    gaps = connection.execute("SELECT plugin, trap, gap FROM coverage WHERE gap IS NOT NULL").fetchall()
+    gaps = connection.execute(
+        "SELECT plugin, trap, gap FROM coverage WHERE gap IS NOT NULL AND kind <> 'guest paused'"
+    ).fetchall()
     connection.close()
     assert gaps == []

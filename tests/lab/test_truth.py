@@ -43,7 +43,7 @@ def of(records: list[Any], table: str) -> list[Any]:
 def whole(records: list[Any]) -> None:
     """See that nothing was lost, and that nothing went wrong on the way."""
     assert of(records, "plugin_fault") == []
-    assert [one for one in of(records, "coverage") if one.gap is not None] == []
+    assert [one for one in of(records, "coverage") if one.gap is not None and one.kind != "guest paused"] == []
 
 
 @pytest.fixture(scope="module")
