@@ -79,6 +79,7 @@ class Parser:
         self.begin: int | None = None
         self.end: int | None = None
         self._time = 0
+        self._timed = False  # a time of 0 may be one that a log tells
         self._untimed: list[tuple[Table, int]] = []
         self._last = ""
         self._line = 0
@@ -333,7 +334,7 @@ class Parser:
             process = self.processes.known(pid, self._time)
         if stamp is None:
             table.unreadable[len(table.rows)] = "time"
-            if not self._time:
+            if not self._timed:
                 self._untimed.append((table, len(table.rows)))
         method = odd.Method if isinstance(odd.Method, str) else None
         meant = method or (RUNNING if isinstance(name, str) else "")
@@ -348,7 +349,7 @@ class Parser:
     def _seen(self, time: int) -> None:
         """A time is known; lines before it that had none get it."""
         self.tally.backwards += time < self._time
-        self._time = time
+        self._time, self._timed = time, True
         for table, place in self._untimed:
             table.rows[place] = (time, *table.rows[place][1:])
         self._untimed.clear()

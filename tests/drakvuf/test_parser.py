@@ -225,6 +225,17 @@ def meant(found: Parsed) -> tuple[Any, ...]:
     return rows, found.records, found.refused, found.parser.tally, found.parser.begin, found.parser.end
 
 
+def test_a_time_of_nought_is_a_time_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line without a time has that of the line before it, and not of the next, though that one is 0."""
+    call = next(one for one in REAL if one.startswith(b'{"Plugin":"syscall"'))
+    early = line("objmon", [], old=True, PID=5, ProcessName=b"\xff", TimeStamp="0.000000", EventUID="0x1")
+    log = b"\n".join([call, early, b'{"Plugin":"fileextractor_close"}'] * 2)
+    quickly = parse(log)
+    monkeypatch.setattr(Parser, "_quick", slowly)
+    assert meant(quickly) == meant(parse(log))
+    assert {row["time"] for row in quickly.rows if row["table"] == "drakvuf_fileextractor_close"} == {0}
+
+
 @given(st.lists(LINES | st.sampled_from(REAL), max_size=12), st.lists(st.integers(0, 4000), max_size=2), st.booleans())
 @settings(max_examples=150, deadline=None, phases=(Phase.explicit, Phase.generate))
 def test_what_recurs_is_looked_up_as_it_is_read(lines: list[bytes], cuts: list[int], spaced: bool) -> None:
