@@ -25,6 +25,10 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.laboratory import Laboratory
+
 from drakmet.errors import DrakmetError, LabError
 from drakmet.lab.emulators import INSTRUCTIONS_A_SECOND
 
@@ -43,20 +47,11 @@ Times = dict[str, int]
 """Nanoseconds by load."""
 
 
-class Bench:
+class Bench(Laboratory):
     """A host and its guest."""
 
     def __init__(self, host: str, guest: str) -> None:
         self.host, self.guest = host, guest
-
-    def _lab(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "drakmet", "lab", *words]
-
-    def _run(self, *words: str, given: bytes | None = None) -> str:
-        done = subprocess.run(self._lab(*words), input=given, capture_output=True, check=False)
-        if done.returncode:
-            raise LabError(f"lab {words[0]} failed", where=self.host, hint=done.stderr.decode(errors="replace").strip())
-        return done.stdout.decode()
 
     def prepare(self) -> None:
         """Bring the checkout to dom0 and the loads to the guest."""

@@ -53,6 +53,7 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.emulated import WHERE, Emulator
+from bench.laboratory import Laboratory
 
 from drakmet.errors import DrakmetError, LabError
 from drakmet.lab.emulators import INSTRUCTIONS_A_SECOND
@@ -126,7 +127,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-class Bench:
+class Bench(Laboratory):
     """A host, its guest, and the rounds in it."""
 
     def __init__(self, host: str, guest: str, opens: int, count: int, poll: int | None = None) -> None:
@@ -134,15 +135,6 @@ class Bench:
         self.host, self.guest, self.opens, self.count = found.name, guest, opens, count
         self._emulator, self._memory = found.pid, found.choice.guest_memory << 20
         self.cpus, self.poll = found.choice.host_cpus, poll
-
-    def _lab(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "drakmet", "lab", *words]
-
-    def _run(self, *words: str, given: bytes | None = None) -> str:
-        done = subprocess.run(self._lab(*words), input=given, capture_output=True, check=False)
-        if done.returncode:
-            raise LabError(f"lab {words[0]} failed", where=self.host, hint=done.stderr.decode(errors="replace").strip())
-        return done.stdout.decode()
 
     def prepare(self) -> None:
         """Bring the checkout to dom0 and the load to the guest."""
